@@ -1,0 +1,36 @@
+"""What is kept for a key: an immutable tuple of plain values, and what it costs in memory.
+
+A plain tuple, and not an object with slots or a NamedTuple: collections of the cyclic garbage
+collector stop the world, and a million tracked objects make that stop long (docs/free-threading.md).
+A reader that has the tuple has all of it, whatever is written meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+type Entry[V] = tuple[V, int, float, str]
+"""(value, version, deadline, content type)."""
+
+VALUE: Final = 0
+VERSION: Final = 1
+DEADLINE: Final = 2
+"""Index of the monotonic second from which the entry is gone; NEVER where it stays."""
+CONTENT_TYPE: Final = 3
+
+NEVER: Final = 0
+"""The deadline of an entry that stays: an int, because one float shared by all entries would cost
+every read an atomic reference count, and small ints are free of that."""
+
+OVERHEAD: Final = 300
+"""Bytes that an entry takes beside the text of its key and its value: the headers of both, the tuple,
+the version, the deadline, and its share of the dict."""
+
+
+def cost(key: str, value: bytes) -> int:
+    """Bytes of memory that this key with this value takes, in round figures.
+
+    The same for equal keys, however they were made: what is added for an entry is what is taken
+    away for it later.
+    """
+    return OVERHEAD + len(value) + (len(key) if key.isascii() else 4 * len(key))
