@@ -1,0 +1,59 @@
+# Everything a user types. The work of getting an interpreter and packages is in scripts/provision.
+.POSIX:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help run install test check format lock bench clean
+
+PROVISION := scripts/provision
+TOOLS := .venv-check/bin
+# What is checked, of what is there.
+PYTHON_CODE := $(wildcard cacheserver tests examples benchmarks scripts/*.py)
+SHELL_CODE := scripts/provision .ci/run $(wildcard scripts/*.sh)
+
+export PYTHON
+
+help: ## show this list
+	@echo 'usage: make TARGET [ARGS="..."] [PYTHON=interpreter]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+run: install ## start the server on 127.0.0.1:8080; ARGS="--port 9000 --threads 4"
+	@exec .venv/bin/cacheserver serve $(ARGS)
+
+install: ## find or get a free-threaded Python, make .venv/bin/cacheserver
+	@$(PROVISION) install
+
+test: install ## the whole suite, free-threaded and with the GIL; ARGS="-k name"
+	@export CACHESERVER_TEST_WORDS; \
+	CACHESERVER_TEST_WORDS=$$($(PROVISION) words) || unset CACHESERVER_TEST_WORDS; \
+	run() { echo "== test: $$($$1 -VV)"; $$1 -X faulthandler -m pytest $(ARGS); }; \
+	run .venv/bin/python || exit; \
+	if .venv/bin/python -c 'import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))'; then \
+		gil=$$($(PROVISION) install-gil) || exit; \
+		if [ -n "$$gil" ]; then run "$$gil"; else echo '== test: not run with the GIL'; fi; \
+	fi
+
+check: install ## format, lint, types, import order, locks, shell scripts
+	@$(PROVISION) check-tools
+	@check() { echo "== check: $$*"; "$$@" || { echo "== check: failed: $$*" >&2; exit 1; }; }; \
+	check $(TOOLS)/ruff format --check --quiet $(PYTHON_CODE); \
+	check $(TOOLS)/ruff check --quiet $(PYTHON_CODE); \
+	check $(TOOLS)/mypy $(PYTHON_CODE); \
+	check $(TOOLS)/lint-imports --no-cache --no-logo; \
+	check $(PROVISION) lock-check; \
+	check $(TOOLS)/shellcheck $(SHELL_CODE); \
+	echo '== check: all passed'
+
+format: ## put the code in order
+	@$(PROVISION) check-tools
+	@$(TOOLS)/ruff format $(PYTHON_CODE)
+	@$(TOOLS)/ruff check --fix $(PYTHON_CODE)
+
+bench: install ## the benchmarks; ARGS are passed on
+	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+lock: ## write requirements/*.txt anew from pyproject.toml; ARGS=--upgrade for newer versions
+	@$(PROVISION) lock $(ARGS)
+
+clean: ## remove what make made here (what is kept in the cache folder stays)
+	@rm -rf .venv .venv-check .venv-gil .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@find $(PYTHON_CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
