@@ -1,0 +1,68 @@
+"""Who may come in: `Authorization: Bearer <token>` (RFC 6750), as ASGI middleware."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cacheserver.http import problems
+from cacheserver.http.messages import Answer, problem, raw_path
+from cacheserver.http.routes import Route
+
+_CHALLENGE: Final = b'Bearer realm="cacheserver"'
+
+
+class Tokens:
+    """The tokens that are accepted, each with all rights."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._tokens = tuple(token.encode("utf-8") for token in tokens)
+        if not all(self._tokens):
+            raise ValueError("a token must not be empty")
+
+    def __contains__(self, token: bytes) -> bool:
+        """Tell whether `token` is accepted, in a time that tells nothing about the tokens."""
+        accepted = [hmac.compare_digest(token, known) for known in self._tokens]
+        return any(accepted)
+
+
+class AccessMiddleware:
+    """Lets requests through that show a token, or that ask for a route which needs none.
+
+    It stands before routing: without a token nobody learns which routes there are.
+    """
+
+    def __init__(self, app: ASGIApp, *, tokens: Tokens, routes: Iterable[Route]) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._open = frozenset(route.path.encode() for route in routes if not route.needs_token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, or refuse it."""
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Answer | None:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) == 1 and _bearer_token(given[0]) in self._tokens:
+            return None
+        if raw_path(scope) in self._open:
+            return None
+        if not given:
+            return _unauthorized(_CHALLENGE, "no token: send Authorization: Bearer <token>")
+        return _unauthorized(
+            _CHALLENGE + b', error="invalid_token"',
+            "the Authorization header is not Bearer with a token that is known here",
+        )
+
+
+def _bearer_token(authorization: bytes) -> bytes:
+    scheme, _, token = authorization.partition(b" ")
+    return token.strip(b" ") if scheme.lower() == b"bearer" else b""
+
+
+def _unauthorized(challenge: bytes, detail: str) -> Answer:
+    return problem(problems.UNAUTHORIZED, detail, [(b"www-authenticate", challenge)])

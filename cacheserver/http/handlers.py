@@ -1,0 +1,243 @@
+"""What each route does: a request in, an answer out.
+
+Where several things are wrong with a request, this is the order in which they are found: no token,
+no such route, a method that is not allowed, an announced body that is too large, the media type,
+the key, the query, the condition's form, the body itself, and then what the store says of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import platform
+import sys
+import sysconfig
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import cacheserver
+from cacheserver import operations
+from cacheserver.http import bodies, codec, conditions, problems, target
+from cacheserver.http.errors import MalformedHeader, MalformedJSON, UnsupportedMediaType
+from cacheserver.http.messages import JSON, Answer, RawHeaders, Request, problem
+from cacheserver.http.status import ServiceStatus
+from cacheserver.metrics import Exposition
+from cacheserver.store.entry import CONTENT_TYPE, VALUE, VERSION, Entry
+from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.store import Store
+
+type Handler = Callable[[Request], Awaitable[Answer]]
+
+_ENVELOPE_BYTES: Final = 64 * 1024
+"""What a JSON body may need around its value."""
+
+
+class Handlers:
+    """The handlers, each named as the operation in the table of routes. Holds no state."""
+
+    def __init__(self, store: Store, status: ServiceStatus, exposition: Exposition) -> None:
+        self._store = store
+        self._status = status
+        self._exposition = exposition
+        self._max_value_size = store.max_value_size
+        # In base64 four characters stand for three bytes.
+        self._max_json_size = (store.max_value_size + 2) // 3 * 4 + _ENVELOPE_BYTES
+
+    async def get(self, request: Request) -> Answer:
+        """Read a value, unless the client's conditions say that it does not want it."""
+        namespace, key = request.address()
+        request.query()
+        wanted = conditions.if_match(request.header(b"if-match"))
+        news = conditions.if_none_match(request.header(b"if-none-match"))
+        view = self._store.view()
+        found = operations.get(view, namespace, key)
+        entry = None if isinstance(found, Missing) else found
+        version = entry[VERSION] if entry else 0
+        if wanted is not None and not wanted.holds(version):
+            return _conflict(entry)
+        if isinstance(found, Missing):
+            return _missing(found, namespace, key)
+        headers = [
+            (b"etag", conditions.etag(version)),
+            (b"cache-control", _cache_control(operations.seconds_left(view, found))),
+        ]
+        if news is not None and not news.holds(version):
+            return Answer(304, headers)
+        headers.append((b"content-type", found[CONTENT_TYPE].encode("ascii")))
+        return Answer(200, headers, found[VALUE])
+
+    async def put(self, request: Request) -> Answer:
+        """Write a value if every condition holds."""
+        request.refuse_larger(self._max_value_size)
+        _refuse_coding(request)
+        if request.header(b"content-range") is not None:  # RFC 9110, section 14.5
+            raise MalformedHeader("Content-Range: a value is written whole; send all of it")
+        namespace, key = request.address()
+        query = request.query()
+        condition = _condition(request, query)
+        ttl = target.parse_ttl(query["ttl"]) if "ttl" in query else None
+        content_type = bodies.parse_content_type(request.header(b"content-type"))
+        value = await request.body(self._max_value_size)
+        outcome = operations.put(
+            self._store.view(),
+            namespace,
+            key,
+            value,
+            content_type=content_type,
+            ttl=ttl,
+            condition=condition,
+        )
+        if isinstance(outcome, Conflict):
+            return _conflict(outcome.current)
+        return Answer(201 if outcome.created else 204, _etag(outcome))
+
+    async def delete(self, request: Request) -> Answer:
+        """Delete a value if every condition holds."""
+        namespace, key = request.address()
+        condition = _condition(request, request.query())
+        outcome = operations.delete(self._store.view(), namespace, key, condition=condition)
+        if isinstance(outcome, Conflict):
+            return _conflict(outcome.current)
+        if isinstance(outcome, Missing):
+            return _missing(outcome, namespace, key)
+        assert isinstance(outcome, Deleted)
+        return Answer(204)
+
+    async def compare_and_set(self, request: Request) -> Answer:
+        """Write a value if the key has the version that the JSON body expects."""
+        request.refuse_larger(self._max_json_size)
+        _refuse_coding(request)
+        if not bodies.accepts_json(request.header(b"content-type")):
+            raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
+        namespace, key = request.address()
+        condition = _condition(request, request.query())
+        wish = bodies.parse_compare_and_set(await request.body(self._max_json_size))
+        expected = Condition.version(wish.expected_version)
+        outcome = operations.put(
+            self._store.view(),
+            namespace,
+            key,
+            wish.value,
+            content_type=wish.content_type,
+            ttl=wish.ttl,
+            condition=conditions.all_of(expected, condition),
+        )
+        if isinstance(outcome, Conflict):
+            return _conflict(outcome.current, **_current_value(outcome.current))
+        return _json(200, {"version": outcome.version}, _etag(outcome))
+
+    async def health(self, request: Request) -> Answer:
+        """Tell that the process lives and its event loop turns."""
+        return _json(200, {"status": "ok"})
+
+    async def readiness(self, request: Request) -> Answer:
+        """Tell whether requests are welcome."""
+        state = self._status.state
+        if state == "serving":
+            return _json(200, {"status": "ready"})
+        return problem(
+            problems.NOT_READY,
+            f"the server is {state}: ask again in a moment, or ask another one",
+            [(b"retry-after", b"1")],
+            state=state,
+        )
+
+    async def info(self, request: Request) -> Answer:
+        """Tell what runs here and how."""
+        status = self._status
+        return _json(
+            200,
+            {
+                "version": cacheserver.__version__,
+                "python": platform.python_version(),
+                "implementation": platform.python_implementation(),
+                "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+                "gil_enabled": sys._is_gil_enabled(),
+                "json": codec.CODEC.name,
+                "threads": status.threads,
+                "fast_path": status.fast_path,
+                "stripes": self._store.stripes,
+                "max_memory": self._store.max_memory,
+                "max_value_size": self._store.max_value_size,
+                "max_namespaces": self._store.max_namespaces,
+                "state": status.state,
+                "started_at": datetime.fromtimestamp(status.started_at, UTC).isoformat(),
+                "uptime_seconds": round(max(0.0, time.time() - status.started_at), 3),
+            },
+        )
+
+    async def metrics(self, request: Request) -> Answer:
+        """Render the metrics in a thread of their own, so that no request waits for them."""
+        accept = (request.header(b"accept") or b"").decode("latin-1")
+        future = self._exposition.render_soon(accept)
+        text, content_type = await asyncio.wrap_future(future)
+        return Answer(200, [(b"content-type", content_type.encode("latin-1"))], text)
+
+
+def _refuse_coding(request: Request) -> None:
+    coding = request.header(b"content-encoding")
+    if coding is not None and coding.strip().lower() != b"identity":
+        raise UnsupportedMediaType(
+            "Content-Encoding: the coding of a value would be forgotten; send it without one, or "
+            "with a Content-Type that names the compressed format"
+        )
+
+
+def _condition(request: Request, query: dict[str, str]) -> Condition | None:
+    cas = target.parse_cas(query["cas"]) if "cas" in query else None
+    return conditions.all_of(
+        conditions.if_match(request.header(b"if-match")),
+        conditions.if_none_match(request.header(b"if-none-match")),
+        None if cas is None else Condition.version(cas),
+    )
+
+
+def _cache_control(seconds_left: float | None) -> bytes:
+    return b"no-cache" if seconds_left is None else b"max-age=%d" % seconds_left
+
+
+def _etag(written: Written) -> list[tuple[bytes, bytes]]:
+    return [(b"etag", conditions.etag(written.version))]
+
+
+def _json(status: int, content: object, headers: RawHeaders = ()) -> Answer:
+    return Answer(status, (JSON, *headers), codec.dumps(content))
+
+
+def _missing(missing: Missing, namespace: str, key: str) -> Answer:
+    details = {
+        "key": f"there is no key {key!r} in namespace {namespace!r}",
+        "namespace": f"there is no namespace {namespace!r}; the first write makes it",
+    }
+    return problem(problems.NOT_FOUND, details[missing.reason], reason=missing.reason)
+
+
+def _conflict(current: Entry[bytes] | None, **fields: object) -> Answer:
+    """Tell what is there instead; `current_version` is null where nothing is."""
+    if current is None:
+        detail = "the key is not there, and the condition asks that it is"
+        return problem(problems.CONDITION_FAILED, detail, (), current_version=None, **fields)
+    version = current[VERSION]
+    return problem(
+        problems.CONDITION_FAILED,
+        f"the key has version {version}, which the condition rules out",
+        [(b"etag", conditions.etag(version))],
+        current_version=version,
+        **fields,
+    )
+
+
+def _current_value(current: Entry[bytes] | None) -> dict[str, object]:
+    """Return the fields that spare the client a read: JSON as JSON, all else in base64."""
+    if current is None:
+        return {}
+    value, content_type = current[VALUE], current[CONTENT_TYPE]
+    if bodies.is_json(content_type):
+        try:
+            return {"current_value": codec.loads(value)}
+        except MalformedJSON:
+            pass
+    encoded = base64.b64encode(value).decode("ascii")
+    return {"current_value_base64": encoded, "content_type": content_type}

@@ -1,0 +1,104 @@
+"""The request target: from raw bytes to namespace, key and query, without any framework.
+
+A target is split before it is decoded, and decoded once. So `%2F` in a key is a slash of the key,
+`+` is a plus, and `.`, `..` and `//` are kept: nothing is normalised.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import quote, unquote, unquote_to_bytes
+
+from cacheserver.http.errors import MalformedQuery, MalformedTarget
+
+MAX_VERSION: Final = 2**53 - 1
+_BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_INTEGER: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+_DECIMAL: Final = re.compile(r"[0-9]{1,16}(?:\.[0-9]{1,16})?", re.ASCII)
+
+
+def decode(raw: bytes) -> str:
+    """Return percent-encoded bytes as text. Raises MalformedTarget where that is impossible."""
+    if not raw.isascii():
+        raise MalformedTarget("the request target has bytes beyond ASCII: percent-encode them")
+    if b"%" in raw:
+        broken = _BROKEN_ESCAPE.search(raw)
+        if broken:
+            escape = raw[broken.start() : broken.start() + 3].decode("latin-1")
+            raise MalformedTarget(
+                f"{escape!r} is no percent-encoding: two hex digits follow a %, "
+                "and a % of the key itself is written %25"
+            )
+        raw = unquote_to_bytes(raw)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedTarget(
+            f"the request target is not UTF-8 once decoded: byte 0x{raw[error.start]:02x} "
+            f"at position {error.start} of {raw[:32]!r}"
+        ) from None
+
+
+def relative_path(raw_path: bytes, root_path: str) -> bytes:
+    """Return the part of `raw_path` below `root_path`, where the app is mounted.
+
+    `root_path` is decoded and `raw_path` is not, so it is compared segment by segment. A path that
+    does not lie below `root_path` is returned whole, as servers that strip it themselves give it.
+    """
+    if not root_path:
+        return raw_path
+    end = raw_path.find(b"/")
+    while end != -1:
+        if end >= len(root_path) and unquote(raw_path[:end]) == root_path:
+            return raw_path[end:]
+        end = raw_path.find(b"/", end + 1)
+    return raw_path
+
+
+def encode_path(path: str) -> bytes:
+    """Return a raw path for a decoded one, for servers that give no raw path."""
+    return quote(path).encode("ascii")
+
+
+def parse_query(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
+    """Return the query's parameters, each at most once and each one of `known`.
+
+    Raises MalformedQuery otherwise: a mistyped `ttl` must not store something for ever.
+    """
+    parameters: dict[str, str] = {}
+    for pair in raw.split(b"&"):
+        if not pair:
+            continue
+        raw_name, _, raw_value = pair.partition(b"=")
+        name = decode(raw_name)
+        if name not in known:
+            raise MalformedQuery(f"unknown query parameter {name!r}: {_known(known)}")
+        if name in parameters:
+            raise MalformedQuery(f"query parameter {name!r} is given twice: give it once")
+        parameters[name] = decode(raw_value)
+    return parameters
+
+
+def parse_cas(text: str) -> int:
+    """Return the version that `?cas=` expects, 0 for a key that must not be there."""
+    if _INTEGER.fullmatch(text) and int(text) <= MAX_VERSION:
+        return int(text)
+    raise MalformedQuery(
+        f"cas={text[:64]!r} is no version: write the ETag's number without its quotes, "
+        f"0 (create only) to {MAX_VERSION}"
+    )
+
+
+def parse_ttl(text: str) -> float:
+    """Return the seconds that `?ttl=` gives, 0 for never."""
+    if _DECIMAL.fullmatch(text):
+        return float(text)
+    raise MalformedQuery(
+        f"ttl={text[:64]!r} is no number of seconds: write decimal digits like 60 or 0.5, "
+        "and 0 for a value that never expires"
+    )
+
+
+def _known(names: tuple[str, ...]) -> str:
+    return f"known here: {', '.join(names)}" if names else "this request takes none"

@@ -1,0 +1,127 @@
+"""What the contract is tested against: the app in process, the app mounted, and a live server."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from cacheserver.http import create_app
+from tests.support.clock import ManualClock
+from tests.support.http_client import Answer, AppClient, Body, Client, Headers, SocketClient
+from tests.support.server import RunningServer, running_server, wait_until
+
+MAX_VALUE_SIZE: Final = 200_000
+TOKEN: Final = "open-sesame-open-sesame"
+WAYS: Final = ("app", "mounted", "root-path", "live")
+
+_FLAGS: Final = ("--max-value-size", str(MAX_VALUE_SIZE), "--max-namespaces", "4096")
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Service:
+    """A cache, however it is served, and a namespace that this test has for itself."""
+
+    way: str
+    client: Client
+    clock: ManualClock | None
+    """The store's, None where it is real."""
+    namespace: str
+
+    def request(
+        self, method: str, target: str | bytes, headers: Headers = (), body: Body = b""
+    ) -> Answer:
+        """Send a request for any target."""
+        return self.client.request(method, target, headers, body)
+
+    def kv(self, key: str | bytes, query: str = "") -> bytes:
+        """The target of a key, which is given percent-encoded."""
+        raw = key.encode("ascii") if isinstance(key, str) else key
+        return b"/v1/kv/%b/%b%b" % (self.namespace.encode(), raw, query.encode())
+
+    def get(self, key: str | bytes, headers: Headers = ()) -> Answer:
+        """GET a key."""
+        return self.request("GET", self.kv(key), headers)
+
+    def put(
+        self, key: str | bytes, body: Body = b"value", headers: Headers = (), query: str = ""
+    ) -> Answer:
+        """PUT a key."""
+        return self.request("PUT", self.kv(key, query), headers, body)
+
+    def delete(self, key: str | bytes, headers: Headers = (), query: str = "") -> Answer:
+        """DELETE a key."""
+        return self.request("DELETE", self.kv(key, query), headers)
+
+    def cas(self, key: str, body: bytes, headers: Headers | None = None) -> Answer:
+        """POST a JSON compare-and-set."""
+        if headers is None:
+            headers = [("Content-Type", "application/json")]
+        return self.request("POST", f"/v1/cas/{self.namespace}/{key}", headers, body)
+
+    def within(self, seconds: float, probe: Callable[[], object], what: str) -> None:
+        """Let time pass, `seconds` at least, until the probe comes true; fail if it does not."""
+        if self.clock is None:
+            wait_until(probe, what)
+        else:
+            self.clock.advance(seconds)
+            assert probe(), what
+
+
+def _in_process(way: str, app: Starlette) -> AppClient:
+    if way == "mounted":
+        outer = Starlette(routes=[Mount("/an outer app", routes=[Mount("/cache", app=app)])])
+        return AppClient(outer, prefix=b"/an%20outer%20app/cache")
+    return AppClient(app, root_path="/api/v1" if way == "root-path" else "")
+
+
+@contextmanager
+def _served(request: pytest.FixtureRequest, live: str, **options: Any) -> Generator[Service]:
+    """Serve a cache in the way that `request` asks for; `live` names the fixture with the server."""
+    way = request.param
+    clock: ManualClock | None = None
+    client: Client
+    if way == "live":
+        server: RunningServer = request.getfixturevalue(live)
+        client = SocketClient(server.host, server.port)
+    else:
+        make = request.getfixturevalue("make")
+        clock = make.clock
+        store = make.store(stripes=4, max_value_size=MAX_VALUE_SIZE)
+        client = _in_process(way, create_app(store, **options))
+    with closing(client):
+        yield Service(way, client, clock, f"test-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def live_server() -> Generator[RunningServer]:
+    with running_server("--threads", "2", *_FLAGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def guarded_live_server() -> Generator[RunningServer]:
+    with running_server("--threads", "2", *_FLAGS, env={"CACHESERVER_TOKEN": TOKEN}) as server:
+        yield server
+
+
+@pytest.fixture(params=WAYS)
+def service(request: pytest.FixtureRequest) -> Generator[Service]:
+    """A cache that is open to everybody."""
+    with _served(request, "live_server") as served:
+        yield served
+
+
+@pytest.fixture(params=WAYS)
+def guarded(request: pytest.FixtureRequest) -> Generator[Service]:
+    """A cache that asks for TOKEN."""
+    with _served(request, "guarded_live_server", tokens=TOKEN) as served:
+        yield served

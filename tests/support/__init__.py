@@ -1,0 +1,1 @@
+"""What the tests share: servers in processes of their own, clients, checkers."""
