@@ -1,6 +1,6 @@
 """cacheserver: a sharded in-memory cache for many threads, and the server that puts HTTP before it.
 
-The library is what this module exports; the ASGI app comes from `cacheserver.http.app.create_app`.
+The library is what this module exports; the ASGI app comes from `cacheserver.http.create_app`.
 """
 
 from cacheserver.clock import Clock

@@ -1,0 +1,87 @@
+"""What the docs promise is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cacheserver
+from cacheserver.http.problems import KINDS
+from cacheserver.http.routes import ROUTES
+from cacheserver.metrics import Metrics, make_registry, render
+from cacheserver.settings import SETTINGS, Settings
+from cacheserver.store.store import Store
+from tests.support.server import ROOT
+
+OPERATING = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+HTTP = (ROOT / "docs/http.md").read_text(encoding="utf-8")
+SETTING_ROW = re.compile(r"^\|(?: `(--[a-z-]+)`)? \| `(CACHESERVER_[A-Z_]+)` \|", re.MULTILINE)
+METRIC_CELL = re.compile(
+    r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| (?:counter|gauge|histogram|info) \|", re.MULTILINE
+)
+
+
+def test_settings_are_all_in_the_docs_and_no_others() -> None:
+    """The table in docs/operating.md has a row for each setting, with its flag and variable."""
+    documented = {(flag, variable) for flag, variable in SETTING_ROW.findall(OPERATING)}
+    existing = {(s.flag if s.has_flag else "", s.variable) for s in SETTINGS}
+    assert documented == existing
+
+
+def test_metrics_of_ours_are_all_in_the_docs_and_no_others() -> None:
+    """The table in docs/operating.md names every family that a scrape gives."""
+    cells = ", ".join(METRIC_CELL.findall(OPERATING)).replace("`", "").split(", ")
+    store = Store()
+    store.namespace("things")
+    text, _ = render(make_registry(store, Metrics()))
+    families = re.findall(r"^# TYPE cacheserver_(\w+) ", text.decode(), re.MULTILINE)
+    assert set(cells) == set(families)
+
+
+def test_routes_are_all_in_the_docs() -> None:
+    """docs/http.md names the path of every route."""
+    assert [route.path for route in ROUTES if route.path not in HTTP] == []
+
+
+def test_problems_are_all_in_the_docs() -> None:
+    """docs/http.md names every kind of problem that a client's mistake can get."""
+    slugs = {kind.slug for kind in KINDS.values() if kind.slug != "invalid-input"}
+    assert [slug for slug in sorted(slugs) if f"`{slug}`" not in HTTP] == []
+
+
+def test_changelog_has_the_version() -> None:
+    """CHANGELOG.md has a section for the version that the package says it is."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(cacheserver.__version__)}\b", changelog, re.MULTILINE)
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    """Every relative link in a Markdown file names a file that is there."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    broken = [
+        (page.name, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / link).exists()
+    ]
+    assert len(pages) > 5
+    assert broken == []
+
+
+def test_settings_and_the_library_have_the_same_defaults() -> None:
+    """A Store made by hand is as large as the server's."""
+    settings, store = Settings(), Store()
+    assert (settings.max_memory, settings.max_value_size, settings.max_namespaces) == (
+        store.max_memory,
+        store.max_value_size,
+        store.max_namespaces,
+    )
+
+
+def test_docs_do_not_name_files_that_are_gone() -> None:
+    """Each source file that docs/tour.md names exists."""
+    tour = (ROOT / "docs/tour.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+\.py)`", tour))
+    there = {path.name for path in Path(ROOT / "cacheserver").rglob("*.py")}
+    assert named
+    assert named <= there
