@@ -11,12 +11,10 @@ LimitExceeded where a limit is in the way; nothing is changed then.
 from __future__ import annotations
 
 from cacheserver.errors import ValueTooLarge
-from cacheserver.store.entry import DEADLINE, Entry
+from cacheserver.store.entry import DEADLINE, DEFAULT_CONTENT_TYPE, Entry
 from cacheserver.store.names import check_key, check_namespace, check_ttl
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
 from cacheserver.store.store import StoreView
-
-DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 
 def get(view: StoreView, namespace: str, key: str) -> Entry[bytes] | Missing:

@@ -9,25 +9,12 @@ from typing import Any, Final, NamedTuple
 from cacheserver.http import codec
 from cacheserver.http.errors import MalformedBody, MalformedHeader
 from cacheserver.http.target import MAX_VERSION
-from cacheserver.operations import DEFAULT_CONTENT_TYPE
+from cacheserver.store.entry import COMMON_CONTENT_TYPES, DEFAULT_CONTENT_TYPE
 
 JSON_CONTENT_TYPE: Final = "application/json"
 MAX_CONTENT_TYPE_BYTES: Final = 255
 
-_COMMON: Final = {
-    text.encode(): text
-    for text in (
-        DEFAULT_CONTENT_TYPE,
-        JSON_CONTENT_TYPE,
-        "application/x-www-form-urlencoded",
-        "text/html",
-        "text/html; charset=utf-8",
-        "text/plain",
-        "text/plain; charset=utf-8",
-    )
-}
-"""Types that most values have: one text for all of them, instead of one an entry."""
-
+_COMMON: Final = {text.encode(): text for text in COMMON_CONTENT_TYPES}
 _FIELDS: Final = ("expected_version", "value", "value_base64", "content_type", "ttl")
 
 

@@ -1,44 +1,80 @@
-"""A limit on memory that all stripes of all namespaces share, and that they seldom ask for."""
+"""A limit on memory that all stripes of all namespaces share, without meeting at one counter.
+
+Guarantees:
+- What is taken and not given back never exceeds the limit.
+- A taking fails only if the limit would be passed: what other shards keep is collected first.
+
+A write touches one of SHARDS, each with a lock of its own, and that has a piece of the limit to
+hand out. Only when the piece is used up, or too much has come back, does it go to the pool.
+"""
 
 from __future__ import annotations
 
 import threading
+from typing import Final
 
 from cacheserver.errors import StoreFull
 
+SHARDS: Final = 16
+"""A power of two."""
+
+
+class _Shard:
+    __slots__ = ("free", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # guards `free`
+        self.free = 0
+
 
 class Budget:
-    """Bytes that may be used, handed out in pieces.
+    """So many bytes, for any number of threads."""
 
-    A stripe keeps the piece that it got as credit and comes back when that is used up, so that most
-    writes touch nothing shared. What is handed out counts as used: the limit is never passed.
-    """
-
-    def __init__(self, limit: int, piece: int | None = None) -> None:
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"a limit on memory is at least 1 byte, not {limit}")
         self.limit = limit
-        self.piece = min(4096, limit // 4096) if piece is None else piece
-        self._lock = threading.Lock()  # guards _used; the last lock in the order, nothing under it
-        self._used = 0
+        self._piece = limit // (64 * SHARDS)
+        self._lock = threading.Lock()  # guards _pool; taken before the shards' locks
+        self._pool = limit
+        self._shards = tuple(_Shard() for _ in range(SHARDS))
 
-    @property
+    def change(self, growth: int, hint: int) -> None:
+        """Take `growth` bytes, or give them back where it is negative. StoreFull takes nothing.
+
+        `hint` spreads callers over the shards: any number, the same for the same stripe.
+        """
+        shard = self._shards[hint & (SHARDS - 1)]
+        with shard.lock:
+            free = shard.free - growth
+            if 0 <= free <= 2 * self._piece:
+                shard.free = free
+                return
+        self._change_through_pool(growth, shard)
+
     def used(self) -> int:
-        """Bytes handed out."""
-        return self._used
-
-    def take(self, need: int) -> int:
-        """Return at least `need` bytes, and more where there are. StoreFull where there are not."""
+        """Return the bytes that are taken. Exact while nobody takes or gives back."""
         with self._lock:
-            left = self.limit - self._used
-            granted = need if need + self.piece > left else need + self.piece
-            if granted <= left:
-                self._used += granted
-                return granted
-        raise StoreFull(
-            f"no memory left: this write needs {need} bytes, {left} of {self.limit} are free; "
-            "delete something or raise --max-memory"
-        )
+            return self.limit - self._pool - sum(shard.free for shard in self._shards)
 
-    def give_back(self, size: int) -> None:
-        """Return bytes that are no longer used."""
+    def _change_through_pool(self, growth: int, shard: _Shard) -> None:
         with self._lock:
-            self._used -= size
+            self._collect_locked(shard)
+            if growth > self._pool:
+                for other in self._shards:
+                    self._collect_locked(other)
+            if growth > self._pool:
+                raise StoreFull(
+                    f"no memory left: this write needs {growth} bytes and {self._pool} of "
+                    f"{self.limit} are free; delete something, or raise --max-memory"
+                )
+            self._pool -= growth
+            piece = min(self._piece, self._pool)
+            self._pool -= piece
+            with shard.lock:
+                shard.free += piece
+
+    def _collect_locked(self, shard: _Shard) -> None:
+        with shard.lock:
+            self._pool += shard.free
+            shard.free = 0

@@ -22,15 +22,34 @@ NEVER: Final = 0
 """The deadline of an entry that stays: an int, because one float shared by all entries would cost
 every read an atomic reference count, and small ints are free of that."""
 
-OVERHEAD: Final = 300
+DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
+COMMON_CONTENT_TYPES: Final = frozenset(
+    (
+        DEFAULT_CONTENT_TYPE,
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "text/html",
+        "text/html; charset=utf-8",
+        "text/plain",
+        "text/plain; charset=utf-8",
+    )
+)
+"""Types that most entries have: these share one text each, and it costs them nothing."""
+
+OVERHEAD: Final = 320
 """Bytes that an entry takes beside the text of its key and its value: the headers of both, the tuple,
 the version, the deadline, and its share of the dict."""
+TEXT_OVERHEAD: Final = 80
+"""Bytes that a text takes beside its characters."""
 
 
-def cost(key: str, value: bytes) -> int:
-    """Bytes of memory that this key with this value takes, in round figures.
+def cost(key: str, entry: Entry[bytes]) -> int:
+    """Bytes of memory that this entry takes under this key, in round figures.
 
     The same for equal keys, however they were made: what is added for an entry is what is taken
     away for it later.
     """
-    return OVERHEAD + len(value) + (len(key) if key.isascii() else 4 * len(key))
+    size = OVERHEAD + len(entry[VALUE]) + (len(key) if key.isascii() else 4 * len(key))
+    if entry[CONTENT_TYPE] not in COMMON_CONTENT_TYPES:
+        size += TEXT_OVERHEAD + len(entry[CONTENT_TYPE])
+    return size

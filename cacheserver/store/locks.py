@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -37,6 +38,7 @@ WAIT_BOUNDS: Final = tuple(2**k / 1e6 for k in range(21))
 """Upper bounds of the buckets of waits and holds, in seconds: 1 us, 2 us, 4 us ... 1.048576 s."""
 
 _BUCKETS: Final = len(WAIT_BOUNDS) + 1  # the last one has no bound
+_NOTHING: Final = (0,) * (1 + _BUCKETS)  # nanoseconds, then the buckets
 SAMPLE_EVERY: Final = 64
 """One in so many holds is timed. A power of two."""
 
@@ -90,7 +92,7 @@ class _Durations:
     __slots__ = ("_sums",)
 
     def __init__(self) -> None:
-        self._sums = (0,) * (1 + _BUCKETS)  # nanoseconds, then the buckets
+        self._sums = _NOTHING
 
     def add(self, nanoseconds: int) -> None:
         # Bucket k, at index k + 1, holds what is at most 2**k microseconds long.
@@ -100,7 +102,12 @@ class _Durations:
         self._sums = (sums[0] + nanoseconds, *sums[1:at], sums[at] + 1, *sums[at + 1 :])
 
     def freeze(self) -> Histogram:
-        nanoseconds, *buckets = self._sums
+        return _Durations.total((self,))
+
+    @staticmethod
+    def total(many: Iterable[_Durations]) -> Histogram:
+        sums = [sums for durations in many if (sums := durations._sums) is not _NOTHING]
+        nanoseconds, *buckets = map(sum, zip(*sums, strict=True)) if sums else _NOTHING
         return Histogram(sum(buckets), nanoseconds / 1e9, tuple(buckets))
 
 
@@ -141,8 +148,13 @@ class TimedLock:
 
     def statistics(self) -> LockStatistics:
         """Return the numbers as of now. Takes no lock."""
-        waits = self._waits.freeze()  # before the acquisitions, which are counted first
-        return LockStatistics(self._acquisitions, waits, self._holds.freeze())
+        return TimedLock.total((self,))
+
+    @staticmethod
+    def total(locks: Sequence[TimedLock]) -> LockStatistics:
+        """Return the numbers of many locks together."""
+        waits = _Durations.total(lock._waits for lock in locks)
+        return _after_waits(locks, waits)
 
     def _acquire_slowly(self, timeout: float = -1) -> bool:
         asked = perf_counter_ns()
@@ -162,6 +174,12 @@ class TimedLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _after_waits(locks: Sequence[TimedLock], waits: Histogram) -> LockStatistics:
+    """Complete statistics. An acquisition is counted before its wait, so waits are read first."""
+    acquisitions = sum(lock._acquisitions for lock in locks)
+    return LockStatistics(acquisitions, waits, _Durations.total(lock._holds for lock in locks))
 
 
 class Turnstile:
@@ -255,7 +273,7 @@ class WriteGate:
 
     def statistics(self) -> LockStatistics:
         """Return the writers' numbers as of now. Takes no lock."""
-        waits = self._waits.freeze()
+        waits = self._waits.freeze()  # before the acquisitions, which are counted first
         return LockStatistics(self._acquisitions, waits, self._holds.freeze())
 
     def __enter__(self) -> None:
@@ -344,10 +362,11 @@ class Slot(TimedLock):
         """Give back what `take_for_writer` took."""
         self._lock.release()
 
-    def read_statistics(self) -> LockStatistics:
+    @staticmethod
+    def total_read(slots: Sequence[Slot]) -> LockStatistics:
         """The same acquisitions seen as shares of the whole: their waits are those for writers."""
-        waits = self._queued.freeze()
-        return LockStatistics(self._acquisitions, waits, self._holds.freeze())
+        waits = _Durations.total(slot._queued for slot in slots)
+        return _after_waits(slots, waits)
 
     def _acquire_in_turn(self) -> None:
         asked = perf_counter_ns()
@@ -392,10 +411,10 @@ class RWLock:
         return self._gate.statistics()
 
     def _sum(self, slots: list[_ThreadSlot]) -> LockStatistics:
-        return sum((slot.read_statistics() for slot in slots), self._ended)
+        return self._ended + Slot.total_read(slots)
 
     def _retire(self, slot: _ThreadSlot) -> None:
-        self._ended += slot.read_statistics()
+        self._ended += Slot.total_read((slot,))
         self._gate.remove(slot)
 
 

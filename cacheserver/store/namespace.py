@@ -16,7 +16,7 @@ from typing import Final
 from cacheserver.clock import Clock
 from cacheserver.store.budget import Budget
 from cacheserver.store.counters import PerThread, Tally
-from cacheserver.store.entry import Entry, cost
+from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, cost
 from cacheserver.store.locks import LockStatistics
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
@@ -81,7 +81,7 @@ class Namespace:
         value: bytes,
         *,
         ttl: float | None = None,
-        content_type: str = "application/octet-stream",
+        content_type: str = DEFAULT_CONTENT_TYPE,
         condition: Condition | None = None,
     ) -> Written | Conflict[bytes]:
         """Write the key if `condition` holds; `ttl` in seconds, 0: never, None: the default."""

@@ -19,7 +19,7 @@ from cacheserver.store.budget import Budget
 from cacheserver.store.counters import PerThread
 from cacheserver.store.names import check_namespace
 from cacheserver.store.namespace import Namespace, NamespaceStatistics, NamespaceView
-from cacheserver.store.striped import DEFAULT_STRIPES
+from cacheserver.store.striped import DEFAULT_STRIPES, check_stripes
 
 DEFAULT_MAX_MEMORY: Final = 1 << 30
 DEFAULT_MAX_VALUE_SIZE: Final = 8 << 20
@@ -47,7 +47,7 @@ class Store:
     """Namespaces by name, for any number of threads.
 
     `stripes` are those of each namespace; `max_memory` bounds keys, values and overhead of all
-    together in bytes, beyond it a write raises `StoreFull`. A key is text of 1 to 1,024 bytes in
+    together in bytes, beyond it a write raises `StoreFull`. ValueError for limits that are none. A key is text of 1 to 1,024 bytes in
     UTF-8, a value bytes up to `max_value_size`.
     """
 
@@ -60,6 +60,7 @@ class Store:
         max_namespaces: int = DEFAULT_MAX_NAMESPACES,
         clock: Clock | None = None,
     ) -> None:
+        check_stripes(stripes)
         self.stripes = stripes
         self.max_memory = max_memory
         self.max_value_size = max_value_size

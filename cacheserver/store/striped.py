@@ -21,6 +21,7 @@ there then, one that begins later waits and sees what is there after.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,14 +30,25 @@ from typing import Final, overload
 
 from cacheserver.clock import Clock
 from cacheserver.store.budget import Budget
-from cacheserver.store.entry import DEADLINE, NEVER, VALUE, VERSION, Entry
+from cacheserver.store.entry import DEADLINE, DEFAULT_CONTENT_TYPE, NEVER, VALUE, VERSION, Entry
 from cacheserver.store.locks import LockStatistics, Slot, WriteGate
+from cacheserver.store.names import check_ttl
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
 
 DEFAULT_STRIPES: Final = 64
 MAX_STRIPES: Final = 4096
 
+# A key's stripe comes from the upper bits of hash((key,)), which depend on all bits of hash(key).
+# Those of hash(key) itself are the same for all small integers, and its lower ones serve the dict.
+_SHIFT: Final = sys.hash_info.width - (MAX_STRIPES - 1).bit_length()
+
 _ABSENT: Final = object()
+
+
+def check_stripes(stripes: int) -> None:
+    """Raise ValueError unless `stripes` is a power of two from 1 to MAX_STRIPES."""
+    if not 1 <= stripes <= MAX_STRIPES or stripes & (stripes - 1):
+        raise ValueError(f"stripes must be a power of two from 1 to {MAX_STRIPES}, not {stripes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +66,14 @@ class StripedStatistics:
 class _Stripe[K, V](Slot):
     """One dict and its lock. All but `data.__getitem__` needs the lock held."""
 
-    __slots__ = ("bytes", "credit", "data", "expirations", "version")
+    __slots__ = ("bytes", "data", "expirations", "number", "version")
 
-    def __init__(self, gate: WriteGate, version: int) -> None:
+    def __init__(self, gate: WriteGate, number: int, version: int) -> None:
         super().__init__(gate)
+        self.number = number
         self.data: dict[K, Entry[V]] = {}
         self.version = version  # of the last write to any key here
         self.bytes = 0
-        self.credit = 0  # bytes got from the budget and not used
         self.expirations = 0
 
     def locked_getitem(self, key: K) -> Entry[V]:
@@ -74,11 +86,17 @@ class _Shared[K, V]:
     """What all views of one StripedDict have in common. Nothing here is touched to read a key."""
 
     def __init__(
-        self, stripes: int, clock: Clock, cost: Callable[[K, V], int] | None, budget: Budget | None
+        self,
+        stripes: int,
+        clock: Clock,
+        cost: Callable[[K, Entry[V]], int] | None,
+        budget: Budget | None,
     ) -> None:
         self.gate = WriteGate()
         first_version = int(clock.wall() * 1e6)
-        self.stripes = tuple(_Stripe[K, V](self.gate, first_version) for _ in range(stripes))
+        self.stripes = tuple(
+            _Stripe[K, V](self.gate, number, first_version) for number in range(stripes)
+        )
         self.clock = clock
         self.cost = cost
         self.budget = budget
@@ -96,9 +114,9 @@ class StripedDict[K, V]:
 
     It reads like a dict (`d[key]`, `d[key] = value`, `del d[key]`, `key in d`, `len(d)`, iteration)
     and offers more by name. `stripes` is a power of two up to 4,096: more than enough is four for
-    each thread that writes. `cost(key, value)` gives an entry's bytes where they are to be counted;
-    it runs under a lock, so it must be quick and take no lock. Writes that would take more than
-    `budget` raise `StoreFull` and change nothing.
+    each thread that writes. `cost(key, entry)` gives an entry's bytes where they are to be counted;
+    it runs under a lock, so it must be quick and take no lock, and always give the same for the
+    same. Writes that would take more than `budget` raise `StoreFull` and change nothing.
 
     Any thread may use any instance. A thread that does millions of operations gets its own way in
     with `view()`.
@@ -120,13 +138,10 @@ class StripedDict[K, V]:
         stripes: int = DEFAULT_STRIPES,
         *,
         clock: Clock | None = None,
-        cost: Callable[[K, V], int] | None = None,
+        cost: Callable[[K, Entry[V]], int] | None = None,
         budget: Budget | None = None,
     ) -> None:
-        if not 1 <= stripes <= MAX_STRIPES or stripes & (stripes - 1):
-            raise ValueError(
-                f"stripes must be a power of two from 1 to {MAX_STRIPES}, not {stripes}"
-            )
+        check_stripes(stripes)
         if budget is not None and cost is None:
             raise ValueError("a budget needs a cost function, or nothing would be counted")
         self._attach(_Shared(stripes, clock or Clock(), cost, budget))
@@ -154,7 +169,7 @@ class StripedDict[K, V]:
     def read(self, key: K) -> Entry[V] | None:
         """Return the key's entry, None where there is none or its time is up."""
         try:
-            entry = self._getters[hash((key,)) & self._mask](key)
+            entry = self._getters[hash((key,)) >> _SHIFT & self._mask](key)
         except KeyError:
             return None
         if entry[DEADLINE] and entry[DEADLINE] <= self._monotonic():
@@ -209,14 +224,17 @@ class StripedDict[K, V]:
         value: V,
         *,
         ttl: float = 0,
-        content_type: str = "application/octet-stream",
+        content_type: str = DEFAULT_CONTENT_TYPE,
         condition: Condition | None = None,
     ) -> Written | Conflict[V]:
         """Write the key if `condition` holds; it is gone again after `ttl` seconds, 0: never.
 
-        A `Conflict` says what is there instead. `StoreFull` where the budget has no room.
+        A `Conflict` says what is there instead. `StoreFull` where the budget has no room,
+        `InvalidTTL` where `ttl` is no length of time up to ten years.
         """
-        stripe = self._stripes[hash((key,)) & self._mask]
+        if ttl:
+            check_ttl(ttl)
+        stripe = self._stripes[hash((key,)) >> _SHIFT & self._mask]
         stripe.acquire()
         try:
             now = self._monotonic()
@@ -234,7 +252,7 @@ class StripedDict[K, V]:
         self, key: K, *, condition: Condition | None = None
     ) -> Deleted | Missing | Conflict[V]:
         """Delete the key if it is there and `condition` holds."""
-        stripe = self._stripes[hash((key,)) & self._mask]
+        stripe = self._stripes[hash((key,)) >> _SHIFT & self._mask]
         stripe.acquire()
         try:
             current, _expired = self._live_locked(stripe, key, self._monotonic())
@@ -325,8 +343,8 @@ class StripedDict[K, V]:
             entries=len(self),
             bytes=sum(stripe.bytes for stripe in stripes),
             expirations=sum(stripe.expirations for stripe in stripes),
-            stripe_lock=sum((stripe.statistics() for stripe in stripes), LockStatistics()),
-            namespace_read=sum((stripe.read_statistics() for stripe in stripes), LockStatistics()),
+            stripe_lock=Slot.total(stripes),
+            namespace_read=Slot.total_read(stripes),
             namespace_write=self._shared.gate.statistics(),
         )
 
@@ -334,7 +352,7 @@ class StripedDict[K, V]:
 
     def _expire(self, key: K) -> Entry[V] | None:
         """Clean up a key whose time a reader found to be up. Returns what is there now."""
-        stripe = self._stripes[hash((key,)) & self._mask]
+        stripe = self._stripes[hash((key,)) >> _SHIFT & self._mask]
         stripe.acquire()
         try:
             current, _expired = self._live_locked(stripe, key, self._monotonic())
@@ -368,11 +386,8 @@ class StripedDict[K, V]:
         lock is released.
         """
         if self._cost is not None:
-            self._account_locked(
-                stripe,
-                (self._cost(key, new[VALUE]) if new else 0)
-                - (self._cost(key, old[VALUE]) if old else 0),
-            )
+            growth = (self._cost(key, new) if new else 0) - (self._cost(key, old) if old else 0)
+            self._account_locked(stripe, growth)
         stripe.version += 1
         if new is None:
             del stripe.data[key]
@@ -380,17 +395,9 @@ class StripedDict[K, V]:
             stripe.data[key] = new
 
     def _account_locked(self, stripe: _Stripe[K, V], growth: int) -> None:
-        if self._budget is not None:
-            if growth > stripe.credit:
-                stripe.credit += self._budget.take(growth - stripe.credit)
-            stripe.credit -= growth
-            self._return_credit_locked(stripe)
+        if growth and self._budget is not None:
+            self._budget.change(growth, stripe.number)
         stripe.bytes += growth
-
-    def _return_credit_locked(self, stripe: _Stripe[K, V]) -> None:
-        if self._budget is not None and stripe.credit > 2 * self._budget.piece:
-            self._budget.give_back(stripe.credit - self._budget.piece)
-            stripe.credit = self._budget.piece
 
     def _divert_getters_locked(self) -> None:
         """Have this view's readers take the stripes' locks."""

@@ -1,0 +1,1 @@
+"""The store's tests, which mirror the package."""

@@ -1,0 +1,105 @@
+"""What the package gives away, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import cacheserver
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "cacheserver"
+
+
+def test_public_names_are_pinned() -> None:
+    """A name is given away or taken back on purpose, with this list."""
+    assert cacheserver.__all__ == [
+        "CacheServerError",
+        "Clock",
+        "Condition",
+        "Conflict",
+        "Deleted",
+        "LockStatistics",
+        "Missing",
+        "Namespace",
+        "RWLock",
+        "ShardedCounter",
+        "Store",
+        "StripedDict",
+        "TimedLock",
+        "Written",
+        "__version__",
+    ]
+
+
+def test_public_names_are_there_and_described() -> None:
+    """Each public name exists and, where it can, has a docstring of its own."""
+    for name in cacheserver.__all__:
+        public = getattr(cacheserver, name)
+        assert name == "__version__" or public.__doc__, name
+
+
+def test_nothing_public_is_forgotten() -> None:
+    """A class that the front module imports is in its list."""
+    classes = {name for name, value in vars(cacheserver).items() if isinstance(value, type)}
+    assert classes <= set(cacheserver.__all__)
+
+
+def test_version_is_that_of_the_project() -> None:
+    """The version in the code is the one in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert cacheserver.__version__ == project["version"]
+
+
+def test_import_pulls_in_no_server() -> None:
+    """The library can be used without the event loop, the server and the metrics library."""
+    script = "import sys, cacheserver; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded.isdisjoint(
+        {"asyncio", "starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "msgspec"}
+    )
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, by their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem) for path in sorted((PACKAGE / "store").rglob("*.py"))],
+)
+def test_engine_imports_the_standard_library_only(path: Path) -> None:
+    """A module of the engine needs itself, errors, the clock and the standard library."""
+    allowed = ("cacheserver.store.", "cacheserver.errors", "cacheserver.clock")
+    for module in imported(path):
+        top = module.partition(".")[0]
+        assert top in sys.stdlib_module_names or module.startswith(allowed), module
+        assert top not in {"asyncio", "socket", "http"}, module
+
+
+@pytest.mark.parametrize("module", ["errors", "clock"])
+def test_ground_floor_imports_nothing_of_the_package(module: str) -> None:
+    """Errors and the clock stand on the standard library alone."""
+    for name in imported(PACKAGE / f"{module}.py"):
+        assert name.partition(".")[0] in sys.stdlib_module_names
