@@ -18,7 +18,14 @@ from cacheserver.errors import (
     TooManyNamespaces,
     ValueTooLarge,
 )
-from cacheserver.store.entry import CONTENT_TYPE, DEADLINE, VALUE, VERSION, Entry
+from cacheserver.store.entry import (
+    CONTENT_TYPE,
+    DEADLINE,
+    DEFAULT_CONTENT_TYPE,
+    VALUE,
+    VERSION,
+    Entry,
+)
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
 from cacheserver.store.store import Store, StoreView
 from tests.conftest import Maker
@@ -71,7 +78,7 @@ def test_put_has_a_default_content_type(view: StoreView) -> None:
     """Bytes of no known kind are an octet stream."""
     operations.put(view, "users", "k", b"")
     entry = kept(view, "users", "k")
-    assert entry[CONTENT_TYPE] == operations.DEFAULT_CONTENT_TYPE == "application/octet-stream"
+    assert entry[CONTENT_TYPE] == DEFAULT_CONTENT_TYPE == "application/octet-stream"
 
 
 def test_delete(view: StoreView, store: Store) -> None:

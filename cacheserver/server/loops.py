@@ -1,0 +1,209 @@
+"""An event loop in a thread of its own, which serves the connections that it is given.
+
+Guarantees:
+- Whatever a loop works with, it has made in its own thread; what comes from other threads comes
+  through `call_soon_threadsafe`.
+- It wakes every TICK seconds even when nothing happens: what it made and others dropped is freed
+  only while it runs (docs/free-threading.md).
+- `closed` has counted every connection given to it as soon as that has ended, failures included.
+- Told to drain it ends by itself: within the grace period as soon as no answer is owed any more, or
+  at its end with what is left cut off.
+
+Assumes of the interpreter: reading and replacing an attribute is atomic. `closed` is written by the
+loop's thread alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Final
+
+from uvicorn.config import Config
+
+from cacheserver.errors import StartupError
+from cacheserver.http.farewell import OVERLOADED, Farewell, LoopState, last_words
+from cacheserver.metrics import Metrics
+from cacheserver.server.threads import Ended, start_thread
+
+TICK: Final = 0.1
+_DRAIN_TICK: Final = 0.02
+
+_log: Final = logging.getLogger(__name__)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop of uvloop, or of asyncio where there's no uvloop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _copy(value: bytes) -> bytes:
+    return bytes(bytearray(value))
+
+
+class LoopThread:
+    """One event loop and its thread. Other threads call the public methods, after `start`."""
+
+    def __init__(
+        self,
+        index: int,
+        config: Config,
+        metrics: Metrics,
+        idle_timeout: float,
+        tick: Callable[[int], None] = lambda index: None,
+    ) -> None:
+        self.name = f"cacheserver-loop-{index}"
+        self._index = index
+        self._config = config
+        self._metrics = metrics
+        self._idle_timeout = idle_timeout
+        self._on_tick = tick
+        self._ready = threading.Event()
+        self._deadline = math.inf  # of draining, on the monotonic clock
+        self._adopting: set[asyncio.Task[object]] = set()
+        self._loop: asyncio.AbstractEventLoop
+        self._state: LoopState
+        self._headers: list[tuple[bytes, bytes]]
+
+    def start(self, ended: Callable[[Ended], None]) -> threading.Thread:
+        """Start the thread and wait until its loop runs. Raises StartupError where it ended instead."""
+        early: list[Ended] = []
+
+        def tell(event: Ended) -> None:
+            early.append(event)
+            ended(event)
+            self._ready.set()
+
+        thread = start_thread(self.name, self._work, tell)
+        self._ready.wait()
+        if early:
+            raise StartupError(f"{self.name} could not start: {early[0].error!r}")
+        return thread
+
+    @property
+    def closed(self) -> int:
+        """How many of the connections given to it have ended, refused ones included."""
+        return self._state.closed
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._state.connections)
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve a connection."""
+        self._hand_over(self._adopt, sock)
+
+    def refuse(self, sock: socket.socket) -> None:
+        """Tell a connection that there's no room, and close it."""
+        self._hand_over(self._refuse, sock)
+
+    def drain(self, deadline: float) -> None:
+        """Finish what was given to it so far, and end; at `deadline` (monotonic) in any case."""
+        self._soon(self._drain, deadline)
+
+    def _soon(self, callback: Callable[..., None], *arguments: object) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            return False  # the loop is closed: the thread has ended
+        return True
+
+    def _hand_over(self, callback: Callable[..., None], sock: socket.socket) -> None:
+        if not self._soon(callback, sock):
+            sock.close()
+
+    # From here on in the loop's own thread.
+
+    def _work(self) -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._state = LoopState(self._metrics.recorder(), self._idle_timeout)
+        # Copies: bytes that all loops send would cost every answer an atomic reference count.
+        self._headers = [
+            (_copy(name), _copy(value)) for name, value in self._config.encoded_headers
+        ]
+        self._refresh_headers()
+        self._ready.set()
+        while not self._state.draining:
+            await self._tick()
+        # uvicorn's sets tell nobody when they become empty.
+        while self._has_work() and time.monotonic() < self._deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_TICK)
+        self._cut_off()
+
+    async def _tick(self) -> None:
+        planned = time.monotonic() + TICK
+        await asyncio.sleep(TICK)
+        self._state.recorder.loop_lag = max(0.0, time.monotonic() - planned)
+        self._refresh_headers()
+        self._on_tick(self._index)
+
+    def _refresh_headers(self) -> None:
+        date = formatdate(time.time(), usegmt=True).encode()
+        self._state.default_headers = [(b"date", date), *self._headers]
+
+    def _adopt(self, sock: socket.socket) -> None:
+        self._connect(sock, self._new_protocol)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        words = last_words(
+            OVERLOADED,
+            "as many connections are open as the server allows: try again in a moment",
+            self._state.default_headers,
+            (b"retry-after", b"1"),
+        )
+        self._connect(sock, lambda: Farewell(self._state, words, self._count_closed))
+
+    def _connect(self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        task = self._loop.create_task(self._connected(sock, protocol))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _connected(
+        self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]
+    ) -> None:
+        try:
+            await self._loop.connect_accepted_socket(protocol, sock)
+        except OSError as error:
+            _log.debug("a connection was gone before it was served: %s", error)
+            sock.close()
+            self._count_closed()
+
+    def _count_closed(self, error: Exception | None = None) -> None:
+        self._state.closed += 1
+
+    def _new_protocol(self) -> asyncio.BaseProtocol:
+        protocol_class: Callable[..., asyncio.BaseProtocol] = self._config.http_protocol_class
+        return protocol_class(
+            config=self._config, server_state=self._state, app_state={}, _loop=self._loop
+        )
+
+    def _drain(self, deadline: float) -> None:
+        self._deadline = min(deadline, self._deadline)
+        self._state.draining = True
+        for connection in list(self._state.connections):
+            connection.shutdown()
+
+    def _has_work(self) -> bool:
+        return bool(self._adopting or self._state.connections or self._state.tasks)
+
+    def _cut_off(self) -> None:
+        left = list(self._state.connections)
+        if left:
+            _log.warning("%d connections were not finished in time and are cut off", len(left))
+        for connection in left:
+            connection.transport.abort()

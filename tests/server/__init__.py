@@ -1,0 +1,1 @@
+"""The server over real sockets, most of it in a process of its own."""
