@@ -7,8 +7,8 @@
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
-PYTHON_CODE := $(wildcard cacheserver tests examples benchmarks scripts/*.py)
-SHELL_CODE := scripts/provision .ci/run $(wildcard scripts/*.sh)
+PYTHON_CODE := $(wildcard cacheserver tests examples benchmarks deploy/*.py scripts/*.py)
+SHELL_CODE := scripts/provision scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
 
