@@ -183,52 +183,58 @@ def _after_waits(locks: Sequence[TimedLock], waits: Histogram) -> LockStatistics
 
 
 class Turnstile:
-    """A lock that is handed over in order of arrival. It is slow, and meant for slow paths."""
+    """A lock that is handed over in order of arrival. It is slow, and meant for slow paths.
 
-    __slots__ = ("_lock", "_queue", "_taken")
+    Whoever is interrupted on the way in, by an exception that a signal handler raises, has left the
+    queue or passed the turnstile on.
+    """
+
+    __slots__ = ("_lock", "_queue")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the two below
-        self._taken = False
-        self._queue: deque[threading.Lock] = deque()
+        self._lock = threading.Lock()  # guards _queue
+        self._queue: deque[threading.Lock] = deque()  # the first is inside, the others wait
 
     def enter(self) -> bool:
         """Wait for the turn of this caller. Returns whether it had to wait."""
-        with self._lock:
-            if not self._taken:
-                self._taken = True
-                return False
-            turn = threading.Lock()
-            turn.acquire()
-            self._queue.append(turn)
+        turn = threading.Lock()
+        turn.acquire()
         try:
-            turn.acquire()
-        except BaseException:  # a signal handler raised: give the place up, or the turn
-            self._give_up(turn)
+            with self._lock:
+                self._queue.append(turn)
+                waits = self._queue[0] is not turn
+            if waits:
+                turn.acquire()
+        except BaseException:
+            self._withdraw(turn)
             raise
-        return True
+        return waits
 
     def leave(self) -> None:
         """Let the next one in."""
         with self._lock:
-            self._pass_on_locked()
+            self._queue.popleft()
+            self._call_first_locked()
+
+    def taken(self) -> bool:
+        """Tell whether anybody is inside right now."""
+        return bool(self._queue)
 
     def waiting(self) -> int:
         """Tell how many wait right now."""
-        return len(self._queue)
+        return max(0, len(self._queue) - 1)
 
-    def _give_up(self, turn: threading.Lock) -> None:
+    def _withdraw(self, turn: threading.Lock) -> None:
         with self._lock:
             if turn in self._queue:
+                was_first = self._queue[0] is turn
                 self._queue.remove(turn)
-            else:
-                self._pass_on_locked()
+                if was_first:
+                    self._call_first_locked()
 
-    def _pass_on_locked(self) -> None:
+    def _call_first_locked(self) -> None:
         if self._queue:
-            self._queue.popleft().release()
-        else:
-            self._taken = False
+            self._queue[0].release()
 
 
 class WriteGate:
@@ -300,6 +306,8 @@ class WriteGate:
             self._waits.add(self._held_since - asked)
 
     def __exit__(self, *_: object) -> None:
+        if not self.is_mine():
+            raise LockMisuse("only the thread that writes under this lock can let go of it")
         self._holds.add(perf_counter_ns() - self._held_since)
         self._owner = 0
         self._leave()
@@ -331,11 +339,11 @@ class Slot(TimedLock):
     Waits there are kept apart from waits for another reader of the same slot.
     """
 
-    __slots__ = ("_queued", "_turnstile", "closed")
+    __slots__ = ("_gate", "_queued", "closed")
 
     def __init__(self, gate: WriteGate) -> None:
         super().__init__()
-        self._turnstile = gate.turnstile
+        self._gate = gate
         self._queued = _Durations()  # written by whoever holds _lock
         self.closed = False  # written by the gate, under its lock
         gate.add(self)
@@ -344,10 +352,10 @@ class Slot(TimedLock):
         """Take the slot, after every writer that asked before. Only the waiting form exists."""
         if not blocking or timeout != -1:
             raise LockMisuse("a slot can only be waited for: call acquire() without arguments")
-        if self.closed:
-            self._acquire_in_turn()
-        elif self._lock.acquire(False):
+        if not self.closed and self._lock.acquire(False):
             self._count_locked()
+        elif self.closed:
+            self._acquire_in_turn()
         else:
             self._acquire_slowly()
         return True
@@ -369,12 +377,14 @@ class Slot(TimedLock):
         return _after_waits(slots, waits)
 
     def _acquire_in_turn(self) -> None:
+        if self._gate.is_mine():
+            raise LockMisuse("this thread has the whole of what it wants a part of: it would hang")
         asked = perf_counter_ns()
-        self._turnstile.enter()
+        self._gate.turnstile.enter()
         try:
             self._lock.acquire()
         finally:
-            self._turnstile.leave()
+            self._gate.turnstile.leave()
         self._count_locked()
         self._queued.add(perf_counter_ns() - asked)
 
@@ -421,18 +431,15 @@ class RWLock:
 class _ThreadSlot(Slot):
     """The slot of one thread, which knows whether that thread is inside."""
 
-    __slots__ = ("_gate", "inside")
+    __slots__ = ("inside",)
 
     def __init__(self, gate: WriteGate) -> None:
-        self._gate = gate
         self.inside = False  # its thread's own
         super().__init__(gate)
 
     def __enter__(self) -> bool:
         if self.inside:
             raise LockMisuse("this thread reads under this RWLock already; it is not re-entrant")
-        if self._gate.is_mine():
-            raise LockMisuse("this thread writes under this RWLock; it is not re-entrant")
         self.acquire()
         self.inside = True
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from cacheserver.errors import StoreFull
@@ -51,6 +53,28 @@ def test_budget_without_a_byte_is_refused() -> None:
     for limit in (0, -1):
         with pytest.raises(ValueError, match="at least 1 byte"):
             Budget(limit)
+
+
+class YieldingSize(int):
+    """A number of bytes that lets other threads run in the midst of being subtracted."""
+
+    def __rsub__(self, other: int) -> int:
+        os.sched_yield()
+        return other - int(self)
+
+
+def test_shard_is_exact_under_many_threads() -> None:
+    """Threads that meet at one shard lose no byte that they take or give back."""
+    budget = Budget(1 << 20)
+
+    def work() -> None:
+        for turn in range(300):
+            budget.change(YieldingSize(turn % 50 + 2), hint=0)
+            budget.change(YieldingSize(-(turn % 50 + 1)), hint=0)
+
+    with frequent_switches():
+        run_threads([work] * 4)
+    assert budget.used() == 1_200
 
 
 def test_budget_is_exact_under_many_threads() -> None:

@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import perf_counter_ns
 from typing import Any
 
@@ -28,6 +28,7 @@ from cacheserver.store.locks import (
     _Durations,
 )
 from tests.support.invariants import check_gate_is_free, check_lock_numbers
+from tests.support.locks import WatchedLock
 from tests.support.threads import (
     DEADLINE,
     Gate,
@@ -42,30 +43,6 @@ from tests.support.threads import (
 
 class Interrupted(BaseException):
     """What a signal handler raises, as KeyboardInterrupt is raised."""
-
-
-class WatchedLock:
-    """A `threading.Lock` that counts failed first tries and tells when somebody begins to wait."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.failed_tries = ShardedCounter()
-        self.waits = threading.Semaphore(0)
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if blocking:
-            self.waits.release()
-            return self._lock.acquire(True, timeout)
-        taken = self._lock.acquire(False)
-        if not taken:
-            self.failed_tries.add()
-        return taken
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def locked(self) -> bool:
-        return self._lock.locked()
 
 
 class BusyOnce:
@@ -246,12 +223,17 @@ def forced_wait(lock: Any, watched: WatchedLock, hold: AbstractContextManager[An
             return perf_counter_ns() - before
 
         waiting = start(waiter)
-        assert watched.waits.acquire(timeout=DEADLINE)
-        began = perf_counter_ns()  # later than the waiter looked at its own clock
-        while perf_counter_ns() - began < 30_000_000:
-            time.sleep(0.001)
-        lower = perf_counter_ns() - began
+        watched.wait_for_a_waiter()
+        lower = pass_30_ms()
     return [lower, waiting.result()]
+
+
+def pass_30_ms() -> int:
+    """Let at least 30 ms pass and return how many nanoseconds it were."""
+    began = perf_counter_ns()
+    while perf_counter_ns() - began < 30_000_000:
+        time.sleep(0.001)
+    return perf_counter_ns() - began
 
 
 def assert_one_wait_between(waits: Histogram, lower: int, upper: int) -> None:
@@ -410,26 +392,38 @@ def test_turnstile_excludes() -> None:
     assert turnstile.enter() is False
 
 
-@contextmanager
-def interrupting_signal() -> Generator[threading.Event]:
-    """Have SIGUSR1 raise Interrupted in the main thread; the event tells that it did."""
-    raised = threading.Event()
+class Interruption:
+    """For the time of a `with` block: SIGUSR1 raises Interrupted in the main thread, once."""
 
-    def handler(*_: object) -> None:
-        raised.set()
-        raise Interrupted
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._sending = threading.Lock()
 
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        yield raised
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    def send(self) -> None:
+        """Interrupt the main thread, with more signals than one if need be.
 
+        One that comes just before the thread begins to wait doesn't end that wait.
+        """
+        identity = threading.main_thread().ident
+        assert identity is not None
+        while not self.over.wait(0.005):
+            with self._sending:
+                if not self.over.is_set():
+                    signal.pthread_kill(identity, signal.SIGUSR1)
 
-def interrupt_main_thread() -> None:
-    identity = threading.main_thread().ident
-    assert identity is not None
-    signal.pthread_kill(identity, signal.SIGUSR1)
+    def _handle(self, *_: object) -> None:
+        if not self.over.is_set():
+            self.over.set()
+            raise Interrupted
+
+    def __enter__(self) -> Interruption:
+        self._before = signal.signal(signal.SIGUSR1, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        with self._sending:  # none is under way when the old handler, or none, is back
+            signal.signal(signal.SIGUSR1, self._before)
 
 
 def interrupted_while(queue: Callable[[], bool], call: Callable[[], object]) -> None:
@@ -437,9 +431,9 @@ def interrupted_while(queue: Callable[[], bool], call: Callable[[], object]) -> 
 
     def interrupt() -> None:
         eventually(queue, "the main thread waits")
-        interrupt_main_thread()
+        interruption.send()
 
-    with interrupting_signal():
+    with Interruption() as interruption:
         interrupter = start(interrupt)
         with pytest.raises(Interrupted):
             call()
@@ -466,9 +460,7 @@ def test_turnstile_survives_a_waiter_interrupted_as_its_turn_comes() -> None:
 
         def popleft(self) -> threading.Lock:
             turn = super().popleft()
-            if not raised.is_set():
-                interrupt_main_thread()
-                assert raised.wait(DEADLINE)
+            interruption.send()
             return turn
 
     turnstile = Turnstile()
@@ -481,12 +473,60 @@ def test_turnstile_survives_a_waiter_interrupted_as_its_turn_comes() -> None:
         second.append(queued(turnstile, 2, lambda: pass_through(turnstile)))
         turnstile.leave()
 
-    with interrupting_signal() as raised:
+    with Interruption() as interruption:
         leaver = start(others)
         with pytest.raises(Interrupted):
             turnstile.enter()
         leaver.result()
         second[0].result()
+    assert turnstile.enter() is False
+
+
+def test_turnstile_survives_an_interruption_as_a_waiter_joins_the_queue() -> None:
+    """One interrupted when it stands in the queue, and before it waits, isn't called later on."""
+
+    class Queue(deque[threading.Lock]):
+        """Raises what a signal handler would, when the newcomer stands behind another."""
+
+        def append(self, turn: threading.Lock) -> None:
+            super().append(turn)
+            if len(self) > 1:
+                raise Interrupted
+
+    turnstile = Turnstile()
+    turnstile._queue = Queue()
+    turnstile.enter()
+    with pytest.raises(Interrupted):
+        turnstile.enter()
+    assert turnstile.waiting() == 0
+    turnstile.leave()
+    assert not turnstile.taken()
+
+
+def test_turnstile_survives_an_interruption_as_a_visitor_goes_in() -> None:
+    """One interrupted when it was let in, and before it knows, leaves the turnstile free."""
+
+    class Guard:
+        """A lock whose first user is interrupted as it lets go."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.uses = 0
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+            self.uses += 1
+            if self.uses == 1:
+                raise Interrupted
+
+    turnstile = Turnstile()
+    turnstile._lock = Guard()  # type: ignore[assignment]
+    with pytest.raises(Interrupted):
+        turnstile.enter()
+    assert not turnstile.taken()
     assert turnstile.enter() is False
 
 
@@ -541,7 +581,7 @@ def test_reader_keeps_a_writer_out() -> None:
 
     with lock.read():
         writer = start(write)
-        eventually(lambda: lock._gate._taken or lock._gate.turnstile._taken, "the writer asks")
+        eventually(lambda: lock._gate._taken or lock._gate.turnstile.taken(), "the writer asks")
         assert not writer.done
         assert came == []
         came.append("reader leaves")
@@ -592,7 +632,7 @@ def test_newcomers_queue_behind_a_writer_that_waits() -> None:
 
     with lock.read():
         first = start(lambda: visit(lock.write, "writer 1"))
-        eventually(lambda: turnstile._taken, "the first writer stands in the turnstile")
+        eventually(lambda: turnstile.taken(), "the first writer stands in the turnstile")
         others = [
             queued(turnstile, 1, lambda: visit(lock.read, "reader 1")),
             queued(turnstile, 2, lambda: visit(lock.write, "writer 2")),
@@ -603,6 +643,42 @@ def test_newcomers_queue_behind_a_writer_that_waits() -> None:
     for each in [first, *others]:
         each.result()
     assert came == ["writer 1", "reader 1", "writer 2", "writer 3", "reader 2"]
+
+
+def test_newcomers_queue_behind_the_second_writer_too() -> None:
+    """When one writer has left and another waits, newcomers still queue."""
+    lock = RWLock()
+    turnstile = lock._gate.turnstile
+    came: list[str] = []
+
+    def visit(how: Callable[[], AbstractContextManager[Any]], who: str) -> None:
+        with how():
+            came.append(who)
+
+    def stay() -> None:
+        with lock.read():
+            gate.wait()
+
+    def read_again() -> None:
+        with lock.read():
+            pass
+        again.wait()
+        visit(lock.read, "newcomer")
+
+    with Gate() as gate, Gate() as again:
+        newcomer = start(read_again)
+        again.arrived()
+        with lock.write():
+            staying = queued(turnstile, 1, stay)
+            second = queued(turnstile, 2, lambda: visit(lock.write, "second writer"))
+        gate.arrived()
+        eventually(lambda: turnstile.waiting() == 0, "the second writer waits for the reader")
+        again.open()
+        eventually(lambda: newcomer.done or turnstile.waiting() == 1, "the newcomer came")
+        assert came == []
+    for each in (staying, second, newcomer):
+        each.result()
+    assert came == ["second writer", "newcomer"]
 
 
 def test_reader_that_was_inside_before_queues_as_well() -> None:
@@ -626,7 +702,7 @@ def test_reader_that_was_inside_before_queues_as_well() -> None:
     again.arrived()
     with lock.read():
         writer = start(write)
-        eventually(lambda: lock._gate.turnstile._taken, "the writer stands in the turnstile")
+        eventually(lambda: lock._gate.turnstile.taken(), "the writer stands in the turnstile")
         again.open()
         eventually(lambda: lock._gate.turnstile.waiting() == 1, "the reader queues")
     writer.result()
@@ -776,7 +852,33 @@ def test_taking_it_again_is_refused(outer: str, inner: str) -> None:
 def can_write(lock: RWLock) -> bool:
     """Whether no reader and no writer is inside."""
     free = not any(slot.locked() for slot in lock._gate.slots())
-    return free and not lock._gate.turnstile._taken
+    return free and not lock._gate.turnstile.taken()
+
+
+def test_release_by_a_thread_that_is_not_inside_is_refused() -> None:
+    """Only the writer inside can leave: another thread's attempt lets nobody in beside it."""
+    lock = RWLock()
+    with lock.write():
+        with pytest.raises(LockMisuse):
+            in_thread(lambda: lock.write().__exit__(None, None, None))
+        assert in_thread(lambda: can_write(lock)) is False
+    assert_usable(lock)
+
+
+def test_writer_that_takes_a_slot_itself_is_refused() -> None:
+    """Who has the whole and wants a part would wait for itself: it gets LockMisuse at once."""
+    gate = WriteGate()
+    slot = Slot(gate)
+
+    def work() -> None:
+        with gate:
+            with pytest.raises(LockMisuse):
+                slot.acquire()
+            assert slot.locked()
+
+    in_thread(work, seconds=5)
+    check_gate_is_free(gate)
+    visit_once(lambda: slot)
 
 
 def test_interrupted_reader_leaves_the_lock_usable() -> None:
@@ -890,10 +992,7 @@ def test_reader_counts_its_wait_for_a_writer() -> None:
     with lock.write():
         before = perf_counter_ns()
         reader = queued(turnstile, 1, lambda: visit_once(lock.read))
-        began = perf_counter_ns()
-        while perf_counter_ns() - began < 30_000_000:
-            time.sleep(0.001)
-        lower = perf_counter_ns() - began
+        lower = pass_30_ms()
     reader.result()
     upper = perf_counter_ns() - before
     assert_one_wait_between(lock.read_statistics().waits, lower, upper)
@@ -909,14 +1008,12 @@ def visit_once(how: Callable[[], AbstractContextManager[Any]]) -> None:
 def test_writer_counts_its_wait_for_a_reader() -> None:
     """A writer's wait of known length for a reader is among the writers' waits, and there alone."""
     lock = RWLock()
+    lock._slots.mine()._lock = watched = WatchedLock()  # type: ignore[assignment]
     with lock.read():
         before = perf_counter_ns()
         writer = start(lambda: visit_once(lock.write))
-        eventually(lambda: lock._gate.turnstile._taken, "the writer stands in the turnstile")
-        began = perf_counter_ns()
-        while perf_counter_ns() - began < 30_000_000:
-            time.sleep(0.001)
-        lower = perf_counter_ns() - began
+        watched.wait_for_a_waiter()
+        lower = pass_30_ms()
     writer.result()
     upper = perf_counter_ns() - before
     assert_one_wait_between(lock.write_statistics().waits, lower, upper)
@@ -977,6 +1074,48 @@ def test_slot_tells_waits_for_a_reader_from_waits_for_a_writer() -> None:
     assert slot.statistics().contended == 1
     assert Slot.total_read((slot,)).contended == 1
     assert slot.statistics().acquisitions == Slot.total_read((slot,)).acquisitions == 3
+
+
+class Overtaken(WatchedLock):
+    """A lock at which something happens just before it is first tried."""
+
+    def __init__(self, overtake: Callable[[], None]) -> None:
+        super().__init__()
+        self.overtake: Callable[[], None] | None = overtake
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        overtake, self.overtake = self.overtake, None
+        if overtake is not None:
+            overtake()
+        return super().acquire(blocking, timeout)
+
+
+def test_wait_for_a_writer_that_came_in_between_counts_as_one() -> None:
+    """A reader that finds its slot open and then taken by a writer waits for that writer, in turn."""
+    gate = WriteGate()
+    slot = Slot(gate)
+    writers: list[Running[None]] = []
+
+    def write() -> None:
+        with gate:
+            leave.wait()
+
+    def overtake() -> None:
+        writers.append(start(write))
+        leave.arrived()
+
+    with Gate() as leave:
+        slot._lock = lock = Overtaken(overtake)  # type: ignore[assignment]
+        reader = start(lambda: visit_once(lambda: slot))
+        eventually(
+            lambda: gate.turnstile.waiting() or lock.waits.acquire(blocking=False),
+            "the reader waits",
+        )
+    reader.result()
+    writers[0].result()
+    assert Slot.total_read([slot]).contended == 1
+    assert slot.statistics().contended == 0
+    check_gate_is_free(gate)
 
 
 def test_writer_through_a_gate_is_no_acquisition_of_the_slots() -> None:

@@ -519,7 +519,7 @@ class Watchful:
     def __del__(self) -> None:
         shared = self.entries._shared
         held = [*(stripe.locked() for stripe in shared.stripes), shared.gate._lock.locked()]
-        held += [shared.views_lock.locked(), shared.gate.turnstile._taken]
+        held += [shared.views_lock.locked(), shared.gate.turnstile.taken()]
         self.freed.append(any(held))
 
 

@@ -67,7 +67,7 @@ def check_gate_is_free(gate: WriteGate) -> None:
     assert gate._taken == [], "a writer has slots"
     assert gate._owner == 0, "a writer is inside"
     assert not gate._lock.locked(), "the gate's own lock is held"
-    assert not gate.turnstile._taken, "the turnstile is taken"
+    assert not gate.turnstile.taken(), "the turnstile is taken"
     assert gate.turnstile.waiting() == 0, "somebody waits at the turnstile"
 
 
