@@ -52,6 +52,7 @@ def put(
         check_namespace(namespace)
         if condition is not None and not condition.holds(0):
             return Conflict(None)
+        view.store.check_room(key, value, content_type)
         found = view.open(namespace)
     return found.put(key, value, ttl, content_type, condition)
 
@@ -79,8 +80,13 @@ def compare_and_set(
     *,
     content_type: str = DEFAULT_CONTENT_TYPE,
     ttl: float | None = None,
+    condition: Condition | None = None,
 ) -> Written | Conflict[bytes]:
-    """Write the key if it has the expected version, or, for 0, if it is not there."""
+    """Write the key if it has the expected version, or, for 0, if it is not there.
+
+    `condition`, if there is one, must hold besides.
+    """
+    expected = Condition.version(expected_version)
     return put(
         view,
         namespace,
@@ -88,7 +94,7 @@ def compare_and_set(
         value,
         content_type=content_type,
         ttl=ttl,
-        condition=Condition.version(expected_version),
+        condition=expected if condition is None else expected & condition,
     )
 
 

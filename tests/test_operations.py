@@ -309,3 +309,24 @@ def test_threads_count_without_loss_through_the_verbs(store: Store) -> None:
     assert statistics.writes == 1_201
     assert statistics.hits == 1_200 + conflicts + 1
     assert statistics.misses == 0
+
+
+def test_refused_write_makes_no_namespace(make: Maker) -> None:
+    """A write that finds no room leaves no empty namespace behind."""
+    store = make.store(max_memory=10_000)
+    with pytest.raises(StoreFull):
+        operations.put(store.view(), "new", "k", bytes(10_000))
+    assert store.names() == []
+    assert operations.get(store.view(), "new", "k") == Missing("namespace")
+
+
+def test_compare_and_set_takes_another_condition_besides(view: StoreView) -> None:
+    """Both the expected version and the other condition must hold."""
+    first = operations.compare_and_set(view, "users", "k", 0, b"1")
+    assert isinstance(first, Written)
+    never = Condition(must_be_absent=True)
+    refused = operations.compare_and_set(view, "users", "k", first.version, b"2", condition=never)
+    assert isinstance(refused, Conflict)
+    also = Condition(must_exist=True)
+    done = operations.compare_and_set(view, "users", "k", first.version, b"2", condition=also)
+    assert isinstance(done, Written)

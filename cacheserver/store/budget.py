@@ -11,6 +11,7 @@ hand out. Only when the piece is used up, or too much has come back, does it go 
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import Final
 
 from cacheserver.errors import StoreFull
@@ -35,7 +36,9 @@ class Budget:
             raise ValueError(f"a limit on memory is at least 1 byte, not {limit}")
         self.limit = limit
         self._piece = limit // (64 * SHARDS)
-        self._lock = threading.Lock()  # guards _pool; taken before the shards' locks
+        self._lock = (
+            threading.Lock()
+        )  # guards _pool; taken before the shards' locks, those in order
         self._pool = limit
         self._shards = tuple(_Shard() for _ in range(SHARDS))
 
@@ -52,6 +55,12 @@ class Budget:
                 return
         self._change_through_pool(growth, shard)
 
+    def check(self, need: int) -> None:
+        """Raise StoreFull if `need` bytes cannot be taken now. Takes nothing."""
+        free = self.limit - self.used()
+        if need > free:
+            raise self._full(need, free)
+
     def used(self) -> int:
         """Return the bytes that are taken. Exact while nobody takes or gives back."""
         with self._lock:
@@ -59,22 +68,28 @@ class Budget:
 
     def _change_through_pool(self, growth: int, shard: _Shard) -> None:
         with self._lock:
-            self._collect_locked(shard)
+            self._collect_locked((shard,))
             if growth > self._pool:
-                for other in self._shards:
-                    self._collect_locked(other)
+                self._collect_locked(self._shards)
             if growth > self._pool:
-                raise StoreFull(
-                    f"no memory left: this write needs {growth} bytes and {self._pool} of "
-                    f"{self.limit} are free; delete something, or raise --max-memory"
-                )
+                raise self._full(growth, self._pool)
             self._pool -= growth
             piece = min(self._piece, self._pool)
             self._pool -= piece
             with shard.lock:
                 shard.free += piece
 
-    def _collect_locked(self, shard: _Shard) -> None:
-        with shard.lock:
-            self._pool += shard.free
-            shard.free = 0
+    def _full(self, need: int, free: int) -> StoreFull:
+        return StoreFull(
+            f"no memory left: this write needs {need} bytes and {free} of {self.limit} are free; "
+            "delete something, or raise --max-memory"
+        )
+
+    def _collect_locked(self, shards: tuple[_Shard, ...]) -> None:
+        """Take all that these shards have, at one instant."""
+        with ExitStack() as locks:
+            for shard in shards:
+                locks.enter_context(shard.lock)
+            for shard in shards:
+                self._pool += shard.free
+                shard.free = 0

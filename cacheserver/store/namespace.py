@@ -9,7 +9,7 @@ are still, add up to the operations that were done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,6 +102,10 @@ class Namespace:
     def clear(self) -> int:
         """Delete everything at one instant. Returns how many entries went."""
         return self._entries.clear()
+
+    def sweep(self) -> Iterator[int]:
+        """Remove what has expired in small steps, each of which yields how many entries went."""
+        return self._entries.sweep()
 
     def totals(self) -> tuple[int, int]:
         """Return the number of entries and their bytes, both of one instant."""

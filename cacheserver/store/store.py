@@ -9,7 +9,7 @@ Assumes of the interpreter: reading an item of a dict is atomic. Items are added
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from cacheserver.clock import Clock
 from cacheserver.errors import TooManyNamespaces
 from cacheserver.store.budget import Budget
 from cacheserver.store.counters import PerThread
+from cacheserver.store.entry import NEVER, cost
 from cacheserver.store.names import check_namespace
 from cacheserver.store.namespace import Namespace, NamespaceStatistics, NamespaceView
 from cacheserver.store.striped import DEFAULT_STRIPES, check_stripes
@@ -72,6 +73,10 @@ class Store:
         self.view: Callable[[], StoreView] = PerThread(lambda: StoreView(self)).mine
         """Return the calling thread's own way in: never pass it to another thread."""
 
+    def check_room(self, key: str, value: bytes, content_type: str) -> None:
+        """Raise StoreFull if an entry like this cannot be added now."""
+        self._budget.check(cost(key, (value, 0, NEVER, content_type)))
+
     def namespace(self, name: str) -> Namespace:
         """Return the namespace of this name, made now if need be.
 
@@ -91,6 +96,16 @@ class Store:
     def names(self) -> list[str]:
         """Return the names of the namespaces there are now, sorted."""
         return sorted(self._namespaces.copy())
+
+    def sweep(self) -> Iterator[int]:
+        """Remove what has expired in small steps, each of which yields how many entries went.
+
+        An expired entry is gone for every reader anyhow; until it is swept, or somebody asks for its
+        key, it takes memory. The server goes through this all the time; who uses a store without a
+        server calls it now and then.
+        """
+        for name in self.names():
+            yield from self._namespaces[name].sweep()
 
     def statistics(self) -> StoreStatistics:
         """Return the figures of every namespace as of now."""

@@ -66,7 +66,7 @@ class StripedStatistics:
 class _Stripe[K, V](Slot):
     """One dict and its lock. All but `data.__getitem__` needs the lock held."""
 
-    __slots__ = ("bytes", "data", "expirations", "number", "version")
+    __slots__ = ("bytes", "data", "expirations", "mortal", "number", "version")
 
     def __init__(self, gate: WriteGate, number: int, version: int) -> None:
         super().__init__(gate)
@@ -74,6 +74,7 @@ class _Stripe[K, V](Slot):
         self.data: dict[K, Entry[V]] = {}
         self.version = version  # of the last write to any key here
         self.bytes = 0
+        self.mortal = 0  # entries that have a deadline
         self.expirations = 0
 
     def locked_getitem(self, key: K) -> Entry[V]:
@@ -315,21 +316,40 @@ class StripedDict[K, V]:
             for stripe in shared.stripes:
                 old.append(stripe.data)
                 stripe.data = {}
+                stripe.mortal = 0
                 self._account_locked(stripe, -stripe.bytes)
             for view in views:
                 view._restore_getters_locked()
         return sum(map(len, old))  # and the entries are freed here, outside the locks
 
+    def sweep(self) -> Iterator[int]:
+        """Remove what has expired, stripe by stripe: each step yields how many entries went.
+
+        Nothing depends on it but memory. A stripe without deadlines costs nothing; of another one a
+        step copies the dict, without its lock, and takes the lock once for each entry that goes.
+        """
+        for stripe in self._stripes:
+            if not stripe.mortal:
+                continue
+            now = self._monotonic()
+            expired = [
+                key
+                for key, entry in stripe.data.copy().items()
+                if entry[DEADLINE] and entry[DEADLINE] <= now
+            ]
+            yield sum(self._expire(key) is None for key in expired)
+
     def snapshot(self) -> dict[K, Entry[V]]:
-        """Return all entries of one instant. Writers wait until the copy is made."""
+        """Return all entries of one instant. Writers wait while the stripes' dicts are copied."""
         with self._shared.gate:
             now = self._monotonic()
-            return {
-                key: entry
-                for stripe in self._stripes
-                for key, entry in stripe.data.items()
-                if not entry[DEADLINE] or entry[DEADLINE] > now
-            }
+            copies = [stripe.data.copy() for stripe in self._stripes]
+        return {
+            key: entry
+            for copy in copies
+            for key, entry in copy.items()
+            if not entry[DEADLINE] or entry[DEADLINE] > now
+        }
 
     def totals(self) -> tuple[int, int]:
         """Return the number of entries and their bytes, both of one instant."""
@@ -389,10 +409,14 @@ class StripedDict[K, V]:
             growth = (self._cost(key, new) if new else 0) - (self._cost(key, old) if old else 0)
             self._account_locked(stripe, growth)
         stripe.version += 1
+        if old is not None and old[DEADLINE]:
+            stripe.mortal -= 1
         if new is None:
             del stripe.data[key]
-        else:
-            stripe.data[key] = new
+            return
+        if new[DEADLINE]:
+            stripe.mortal += 1
+        stripe.data[key] = new
 
     def _account_locked(self, stripe: _Stripe[K, V], growth: int) -> None:
         if growth and self._budget is not None:

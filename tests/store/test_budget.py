@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +15,7 @@ from cacheserver.store.outcomes import Written
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
 from tests.support.outcomes import written
-from tests.support.threads import frequent_switches, run_threads
+from tests.support.threads import Running, eventually, frequent_switches, run_threads, start
 
 
 def test_budget_hands_out_the_last_byte() -> None:
@@ -53,6 +55,47 @@ def test_budget_without_a_byte_is_refused() -> None:
     for limit in (0, -1):
         with pytest.raises(ValueError, match="at least 1 byte"):
             Budget(limit)
+
+
+class HookedLock:
+    """A lock at which something happens just before it is first taken."""
+
+    def __init__(self, hook: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._hook: Callable[[], None] | None = hook
+
+    def __enter__(self) -> None:
+        hook, self._hook = self._hook, None
+        if hook is not None:
+            hook()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+
+def test_budget_is_not_full_while_bytes_move_from_shard_to_shard() -> None:
+    """With enough bytes free at every instant a taking succeeds, wherever they are meanwhile."""
+    budget = Budget(1 << 20)
+    budget.change(budget.limit - 100, hint=SHARDS - 1)  # whose shard keeps the rest
+    others: list[Running[None]] = []
+
+    def move() -> None:
+        budget.change(-100, hint=0)
+        budget.change(100, hint=SHARDS - 1)
+
+    def overtake() -> None:
+        others.append(start(move))
+        first = budget._shards[0].lock
+        eventually(lambda: others[0].done or first.locked(), "the bytes have moved, or can't")
+
+    budget._shards[1].lock = HookedLock(overtake)  # type: ignore[assignment]
+    budget.change(100, hint=5)
+    others[0].result()
+    assert budget.used() == budget.limit
 
 
 class YieldingSize(int):

@@ -471,6 +471,23 @@ def test_snapshot_holds_up_writers_and_no_readers(
     writer.result()
 
 
+def test_snapshot_runs_no_code_of_keys_under_the_locks(make: Maker, stripes: int) -> None:
+    """Under the locks a snapshot only copies: keys are hashed when writers may go on already."""
+    held: list[bool] = []
+
+    class Key:
+        def __hash__(self) -> int:
+            held.append(turnstile_of(entries).taken())
+            return 7
+
+    entries = make.striped(stripes)
+    key = Key()
+    entries[key] = "v"
+    held.clear()
+    assert entries.snapshot()[key][VALUE] == "v"
+    assert not any(held)
+
+
 def test_totals_are_of_one_instant(make: Maker, stripes: int) -> None:
     """Entries and bytes that are always equal are seen equal, whatever is written meanwhile."""
     entries = make.striped(stripes, cost=lambda _key, _entry: 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cacheserver.store.budget import Budget
-from cacheserver.store.entry import DEADLINE, VERSION
+from cacheserver.store.entry import DEADLINE, VERSION, Entry
 from cacheserver.store.locks import LockStatistics, Turnstile, WriteGate
 from cacheserver.store.namespace import Namespace
 from cacheserver.store.store import Store
@@ -78,6 +78,7 @@ def _check_stripes(entries: StripedDict[Any, Any]) -> None:
         assert len(set(versions)) == len(versions), f"stripe {number} gave a version twice"
         assert all(0 < version <= stripe.version for version in versions)
         assert stripe.version < MAX_VERSION
+        assert stripe.mortal == sum(bool(entry[DEADLINE]) for entry in stripe.data.values())
         if cost is not None:
             kept = sum(cost(key, entry) for key, entry in stripe.data.items())
             assert stripe.bytes == kept, f"stripe {number} counts {stripe.bytes} bytes, has {kept}"
@@ -123,13 +124,19 @@ def _check_budget(budget: Budget, dicts: Iterable[StripedDict[Any, Any]]) -> Non
 
 
 def _check_every_key_is_found(entries: StripedDict[Any, Any]) -> None:
-    now = entries._monotonic()
+    """Whoever looks finds what is kept, and nothing that has expired. The clock may be running."""
+
+    def is_gone(entry: Entry[Any]) -> bool:
+        return bool(entry[DEADLINE]) and entry[DEADLINE] <= entries._monotonic()
+
     for number, stripe in enumerate(entries._shared.stripes):
         for key, entry in stripe.data.copy().items():
-            live = not entry[DEADLINE] or entry[DEADLINE] > now
-            if not live:
+            was_gone = is_gone(entry)
+            if was_gone:
                 assert key not in set(entries), "iteration shows what has expired"
                 assert key not in entries.snapshot(), "a snapshot shows what has expired"
             found = entries.read(key)  # which removes what has expired
-            assert found is (entry if live else None), f"a read of {key!r} gives {found}"
-            assert live == (key in stripe.data), f"{key!r} is in stripe {number} for no reader"
+            assert found is None or found is entry, f"a read of {key!r} gives {found}"
+            assert found is None or not was_gone, f"a read of {key!r} gives what has expired"
+            assert found is not None or is_gone(entry), f"{key!r} of stripe {number} isn't found"
+            assert (key in stripe.data) == (found is not None), f"{key!r} isn't cleaned up"
