@@ -119,20 +119,67 @@ class Metrics:
         self._ended += recorder.totals()
 
 
+type _Rendered = Future[tuple[bytes, str]]
+type _Encode = Callable[[CollectorRegistry], bytes]
+
+_MAX_WAITING: Final = 8
+"""Content types that wait at a time, of which clients can invent any number: they name the version.
+Beyond, the answer is the plain text that those get who want nothing special."""
+
+
 class Exposition:
     """Metrics as text for Prometheus, written by a thread of its own.
 
     That thread starts at once. It ends when the exposition is garbage, or with the interpreter.
+    However many ask, one rendering goes on and at most one of each content type waits for its turn,
+    for all who want that. One that has begun is never shared: its figures may be older than the
+    request.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self.registry = make_registry(store, metrics)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cacheserver-metrics")
         self._thread.submit(int).result()
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[_Rendered]] = {}
+        """By content type, whom the rendering is for that hasn't begun. Guarded by the lock."""
 
-    def render_soon(self, accept: str) -> Future[tuple[bytes, str]]:
-        """Return what will be the text and its content type, as the `Accept` header wants them."""
-        return self._thread.submit(render, self.registry, accept)
+    def render_soon(self, accept: str) -> _Rendered:
+        """Return what will be the text and its content type, as the `Accept` header wants them.
+
+        Each caller has a future of its own, which it may cancel.
+        """
+        rendered: _Rendered = Future()
+        encode, content_type = choose_encoder(accept)
+        with self._lock:
+            if content_type not in self._waiting and len(self._waiting) >= _MAX_WAITING:
+                encode, content_type = choose_encoder("")
+            if content_type not in self._waiting:
+                # Under the lock, so that what can't be submitted, as the interpreter ends, is not
+                # waited for. The rendering begins by asking for the lock, and so after this.
+                self._thread.submit(self._render, encode, content_type)
+                self._waiting[content_type] = []
+            self._waiting[content_type].append(rendered)
+        return rendered
+
+    def _render(self, encode: _Encode, content_type: str) -> None:
+        with self._lock:
+            wanted = self._waiting.pop(content_type)
+        if all(rendered.cancelled() for rendered in wanted):
+            return
+        try:
+            text = encode(self.registry)
+        except Exception as error:
+            for rendered in _uncancelled(wanted):
+                rendered.set_exception(error)
+        else:
+            for rendered in _uncancelled(wanted):
+                rendered.set_result((text, content_type))
+
+
+def _uncancelled(futures: Iterable[_Rendered]) -> Iterator[_Rendered]:
+    """Yield those that still want a result; from then on they can't be cancelled."""
+    return (future for future in futures if future.set_running_or_notify_cancel())
 
 
 def render(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
@@ -255,7 +302,8 @@ def _lock_metrics(namespaces: Iterable[NamespaceStatistics]) -> Iterator[Metric]
         acquisitions.add_metric((namespace, lock), statistics.acquisitions)
         contended.add_metric((namespace, lock), statistics.contended)
         _add_histogram(waits, (namespace, lock), statistics.waits, WAIT_BOUNDS)
-        _add_histogram(holds, (namespace, lock), statistics.holds, WAIT_BOUNDS)
+        if lock != "namespace_read":  # it is held as long as the stripe is
+            _add_histogram(holds, (namespace, lock), statistics.holds, WAIT_BOUNDS)
     yield from (acquisitions, contended, waits, holds)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import pytest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from cacheserver import Store
 from cacheserver.metrics import REQUEST_BOUNDS, Exposition, Metrics, make_registry, render
@@ -143,6 +148,172 @@ def test_metrics_are_rendered_elsewhere():
     exposition.registry.register(Spy())  # type: ignore[arg-type]
     exposition.render_soon("").result(10)
     assert names == [writer.name]
+
+
+class Gate(Collector):
+    """Holds every rendering up until it is opened, and counts them."""
+
+    def __init__(self) -> None:
+        self.renderings = 0
+        self.begun = threading.Event()
+        self.opened = threading.Event()
+        self.error: Exception | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        self.renderings += 1
+        self.begun.set()
+        assert self.opened.wait(10)
+        if self.error is not None:
+            raise self.error
+        return iter(())
+
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """A gate, which is open at the end whatever happens."""
+    gate = Gate()
+    yield gate
+    gate.opened.set()
+
+
+def gated(gate: Gate) -> tuple[Exposition, Future[tuple[bytes, str]]]:
+    """Return an exposition whose first rendering has come to the gate, and what will come of it."""
+    exposition = Exposition(Store(), Metrics())
+    gate.opened.set()
+    exposition.registry.register(gate)  # which collects once, to learn the names
+    gate.renderings = 0
+    gate.begun.clear()
+    gate.opened.clear()
+    first = exposition.render_soon("")
+    assert gate.begun.wait(10)
+    return exposition, first
+
+
+def test_scrapes_share_the_rendering_that_has_not_begun(gate: Gate):
+    """Of many scrapes the first has its rendering, and all that come while it runs share the next."""
+    exposition, first = gated(gate)
+    later = [exposition.render_soon("") for _ in range(50)]
+    assert not any(scrape.done() for scrape in (first, *later))
+    gate.opened.set()
+    assert {scrape.result(10)[0] for scrape in later} == {later[0].result()[0]}
+    assert first.result(10)[0] is not later[0].result()[0]
+    assert gate.renderings == 2
+    exposition.render_soon("").result(10)
+    assert gate.renderings == 3
+
+
+def test_scrapes_from_many_threads_share_a_rendering(gate: Gate):
+    """Scrapes that come at the same time from several threads wait for one rendering."""
+    exposition, _ = gated(gate)
+    scrapes: list[Future[tuple[bytes, str]]] = []
+    together = threading.Barrier(8)
+
+    def scrape() -> None:
+        together.wait(10)
+        scrapes.extend([exposition.render_soon("") for _ in range(100)])
+
+    threads = [threading.Thread(target=scrape) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    gate.opened.set()
+    assert len({id(scrape.result(10)[0]) for scrape in scrapes}) == 1
+    assert (len(scrapes), gate.renderings) == (800, 2)
+
+
+def test_scrapes_share_within_a_content_type(gate: Gate):
+    """Each content type has a rendering that waits, and everybody gets the type that was asked for."""
+    exposition, _ = gated(gate)
+    scrapes = [exposition.render_soon(accept) for accept in ("", OPEN_METRICS) * 10]
+    gate.opened.set()
+    types = [scrape.result(10)[1].partition(";")[0] for scrape in scrapes]
+    assert types == ["text/plain", "application/openmetrics-text"] * 10
+    assert gate.renderings == 3
+
+
+def test_invented_content_types_are_bounded(gate: Gate):
+    """Clients that ask for ever other versions make only so many renderings wait."""
+    exposition, _ = gated(gate)
+    asked = [f"application/openmetrics-text; version=1.0.{number}" for number in range(100)]
+    scrapes = [exposition.render_soon(accept) for accept in asked]
+    gate.opened.set()
+    assert scrapes[-1].result(10)[1].startswith("text/plain")
+    assert gate.renderings == 1 + 8 + 1
+
+
+def test_a_cancelled_scrape_leaves_the_others_theirs(gate: Gate):
+    """Who no longer wants the text takes it from nobody else."""
+    exposition, _ = gated(gate)
+    gone, stays, also_gone = (exposition.render_soon("") for _ in range(3))
+    assert gone.cancel()
+    assert also_gone.cancel()
+    gate.opened.set()
+    assert stays.result(10)[0]
+    assert gate.renderings == 2
+
+
+def test_nothing_is_rendered_for_nobody(gate: Gate):
+    """A rendering that waits is left out when all who wanted it have cancelled."""
+    exposition, first = gated(gate)
+    for unwanted in [exposition.render_soon("") for _ in range(10)]:
+        assert unwanted.cancel()
+    gate.opened.set()
+    first.result(10)
+    exposition.render_soon(OPEN_METRICS).result(10)  # behind the one that is left out
+    assert gate.renderings == 2
+
+
+def test_a_rendering_that_fails_fails_for_all_and_ends_nothing(gate: Gate):
+    """All who share it get its error; the next scrape is rendered as ever."""
+    exposition, first = gated(gate)
+    later = [exposition.render_soon("") for _ in range(3)]
+    gate.error = KeyError("broken")
+    gate.opened.set()
+    assert [scrape.exception(10) for scrape in (first, *later)] == [gate.error] * 4
+    gate.error = None
+    assert exposition.render_soon("").result(10)[0]
+
+
+def test_requests_share_a_rendering_and_go_away_quietly(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+):
+    """A request that is cancelled, or whose loop is closed, takes nothing from others nor is logged."""
+    exposition, first = gated(gate)
+    left: list[asyncio.Task[None]] = []
+
+    async def ask() -> None:
+        await asyncio.wrap_future(exposition.render_soon(""))
+
+    async def ask_and_go_away() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ask(), 0)
+        left.append(asyncio.create_task(ask()))
+        await asyncio.sleep(0)
+
+    asyncio.run(ask_and_go_away())
+    assert left[0].cancelled()
+    other = exposition.render_soon("")
+    gate.error = KeyError("broken")
+    gate.opened.set()
+    assert first.exception(10) is other.exception(10) is gate.error
+    gc.collect()
+    assert not caplog.records
+
+
+def test_holds_are_told_once():
+    """How long locks are held is told of stripes and of whole namespaces: shares are a stripe's holds."""
+    store = Store()
+    store.namespace("n").put("k", b"v")
+    text = text_of(store, Metrics())
+    count = 'cacheserver_lock_{}{{lock="{}",namespace="n"}}'
+    for lock, told in (("stripe", True), ("namespace_read", False), ("namespace_write", True)):
+        assert count.format("acquisitions_total", lock) in text
+        assert count.format("wait_seconds_count", lock) in text
+        assert (count.format("hold_seconds_count", lock) in text) is told
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

@@ -41,7 +41,7 @@ def create_app(
 
     Behind Starlette's `Mount`, which matches no path with a line feed, a key that has one cannot be
     reached. The app needs no lifespan. The one thread that it starts, for `/metrics`, ends when the
-    app is garbage, or with the interpreter.
+    app is garbage, or with the interpreter; a process that forks makes the app after the fork.
     """
     store = Store() if store is None else store
     metrics = Metrics() if metrics is None else metrics

@@ -32,7 +32,9 @@ class LoopState(ServerState):
         self.draining = False
         """Set when the server stops: each connection ends with the answer it owes."""
         self.closed = 0
-        """Connections that have ended. Other threads may read it."""
+        """Connections that were served and have ended. Other threads may read it."""
+        self.turned_away = 0
+        """Connections that were refused and have ended. Other threads may read it."""
 
 
 def last_words(

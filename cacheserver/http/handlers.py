@@ -114,15 +114,15 @@ class Handlers:
         namespace, key = request.address()
         condition = _condition(request, request.query())
         wish = bodies.parse_compare_and_set(await request.body(self._max_json_size))
-        expected = Condition.version(wish.expected_version)
-        outcome = operations.put(
+        outcome = operations.compare_and_set(
             self._store.view(),
             namespace,
             key,
+            wish.expected_version,
             wish.value,
             content_type=wish.content_type,
             ttl=wish.ttl,
-            condition=conditions.all_of(expected, condition),
+            condition=condition,
         )
         if isinstance(outcome, Conflict):
             return _conflict(outcome.current, **_current_value(outcome.current))

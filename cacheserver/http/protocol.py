@@ -38,7 +38,14 @@ from cacheserver.http.problems import Kind
 from cacheserver.metrics import OTHER
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
+    from uvicorn._types import (
+        ASGI3Application,
+        ASGIReceiveCallable,
+        ASGIReceiveEvent,
+        ASGISendCallable,
+        ASGISendEvent,
+        Scope,
+    )
 
 MAX_HEAD: Final = 64 << 10
 """Bytes of a request's target and headers together."""
@@ -81,6 +88,24 @@ class _Cycle(RequestResponseCycle):
 
     protocol: HttpProtocol
     has_given_body = False
+    _app: ASGI3Application
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        self._app = app
+        await super().run_asgi(self._until_cancelled)
+
+    async def _until_cancelled(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Run the app. A request that is cancelled, because the server ends, ends without a word."""
+        try:
+            return await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                raise  # the app's own doing, which is an error like any other
+            self.disconnected = True
+            self.transport.close()
 
     async def receive(self) -> ASGIReceiveEvent:
         if not (self.has_given_body and self.protocol.ended_by_client):
@@ -517,6 +542,10 @@ def _split(url: bytes) -> tuple[bytes, bytes]:
     """Return the raw path and the query of a request target."""
     if url == b"*":
         return url, b""
+    if b"#" in url:
+        raise _Refused(
+            problems.BAD_REQUEST, "a request target has no fragment: a # of a key is written %23"
+        )
     try:
         parsed = httptools.parse_url(url)
     except httptools.HttpParserError:

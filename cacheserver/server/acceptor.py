@@ -2,8 +2,8 @@
 
 Guarantees:
 - Connections go to the event loops in turn, so the loops have equally many of them to begin with.
-- Never more than `limit` connections are open, those on their way to a loop included. A further one
-  is told so and closed.
+- Never more than `limit` connections are served, those on their way to a loop included. A further
+  one is told so and closed; while it is, it takes no place from one that could be served.
 - Being short of descriptors or memory stops nothing: it is logged, now and then, and tried again.
 - Once stopped it takes what the kernel has already completed, and then closes its sockets.
 
@@ -39,6 +39,7 @@ _CLIENT_GONE: Final = frozenset(
     getattr(errno, name)
     for name in (
         "ECONNABORTED",
+        "ECONNREFUSED",
         "ECONNRESET",
         "EHOSTDOWN",
         "EHOSTUNREACH",
@@ -47,9 +48,13 @@ _CLIENT_GONE: Final = frozenset(
         "ENETUNREACH",
         "ENONET",
         "ENOPROTOOPT",
+        "ENOSR",
         "EOPNOTSUPP",
         "EPERM",
         "EPROTO",
+        "EPROTONOSUPPORT",
+        "ESOCKTNOSUPPORT",
+        "ETIMEDOUT",
     )
     if hasattr(errno, name)
 )
@@ -63,7 +68,12 @@ class Dealt(Protocol):
 
     @property
     def closed(self) -> int:
-        """How many of the connections given to it have ended, refused ones included."""
+        """How many of the connections adopted have ended."""
+        ...
+
+    @property
+    def turned_away(self) -> int:
+        """How many of the connections refused have ended."""
         ...
 
     def adopt(self, sock: socket.socket) -> None:
@@ -90,7 +100,7 @@ class Acceptor:
         self._turns = cycle(loops)
         self._limit = limit
         self._accepted = accepted
-        self._given = 0  # connections given to the loops so far
+        self._adopted = self._refused = 0  # connections given to the loops so far
         self._stopping = False
         self._wakeup, self._woken = socket.socketpair()
         self._next_log = 0.0
@@ -141,13 +151,14 @@ class Acceptor:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             pass  # the client is gone already, which the loop will notice
-        room = self._limit - (self._given - sum(loop.closed for loop in self._loops))
-        if room <= -_MAX_REFUSALS:
+        if self._adopted - sum(loop.closed for loop in self._loops) < self._limit:
+            self._adopted += 1
+            next(self._turns).adopt(sock)
+        elif self._refused - sum(loop.turned_away for loop in self._loops) < _MAX_REFUSALS:
+            self._refused += 1
+            next(self._turns).refuse(sock)
+        else:
             sock.close()
-            return
-        self._given += 1
-        loop = next(self._turns)
-        (loop.adopt if room > 0 else loop.refuse)(sock)
 
     def _sit_out(self, error: OSError) -> None:
         """Wait a moment for others to give back what is missing."""

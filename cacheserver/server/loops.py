@@ -5,12 +5,13 @@ Guarantees:
   through `call_soon_threadsafe`.
 - It wakes every TICK seconds even when nothing happens: what it made and others dropped is freed
   only while it runs (docs/free-threading.md).
-- `closed` has counted every connection given to it as soon as that has ended, failures included.
+- `closed` has counted every connection that it was to serve as soon as that has ended, and
+  `turned_away` every one that it was to refuse, failures included.
 - Told to drain it ends by itself: within the grace period as soon as no answer is owed any more, or
   at its end with what is left cut off.
 
-Assumes of the interpreter: reading and replacing an attribute is atomic. `closed` is written by the
-loop's thread alone.
+Assumes of the interpreter: reading and replacing an attribute is atomic. `closed` and
+`turned_away` are written by the loop's thread alone.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from cacheserver.server.threads import Ended, start_thread
 
 TICK: Final = 0.1
 _DRAIN_TICK: Final = 0.02
+
+type _NewProtocol = Callable[[], asyncio.BaseProtocol]
+type _Ended = Callable[[Exception | None], None]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -92,8 +96,13 @@ class LoopThread:
 
     @property
     def closed(self) -> int:
-        """How many of the connections given to it have ended, refused ones included."""
+        """How many of the connections adopted have ended."""
         return self._state.closed
+
+    @property
+    def turned_away(self) -> int:
+        """How many of the connections refused have ended."""
+        return self._state.turned_away
 
     @property
     def connections(self) -> int:
@@ -157,7 +166,7 @@ class LoopThread:
         self._state.default_headers = [(b"date", date), *self._headers]
 
     def _adopt(self, sock: socket.socket) -> None:
-        self._connect(sock, self._new_protocol)
+        self._connect(sock, self._new_protocol, self._count_closed)
 
     def _refuse(self, sock: socket.socket) -> None:
         words = last_words(
@@ -166,25 +175,27 @@ class LoopThread:
             self._state.default_headers,
             (b"retry-after", b"1"),
         )
-        self._connect(sock, lambda: Farewell(self._state, words, self._count_closed))
+        count = self._count_turned_away
+        self._connect(sock, lambda: Farewell(self._state, words, count), count)
 
-    def _connect(self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
-        task = self._loop.create_task(self._connected(sock, protocol))
+    def _connect(self, sock: socket.socket, protocol: _NewProtocol, gone: _Ended) -> None:
+        task = self._loop.create_task(self._connected(sock, protocol, gone))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
-    async def _connected(
-        self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]
-    ) -> None:
+    async def _connected(self, sock: socket.socket, protocol: _NewProtocol, gone: _Ended) -> None:
         try:
             await self._loop.connect_accepted_socket(protocol, sock)
         except OSError as error:
             _log.debug("a connection was gone before it was served: %s", error)
             sock.close()
-            self._count_closed()
+            gone(error)
 
-    def _count_closed(self, error: Exception | None = None) -> None:
+    def _count_closed(self, error: Exception | None) -> None:
         self._state.closed += 1
+
+    def _count_turned_away(self, error: Exception | None) -> None:
+        self._state.turned_away += 1
 
     def _new_protocol(self) -> asyncio.BaseProtocol:
         protocol_class: Callable[..., asyncio.BaseProtocol] = self._config.http_protocol_class

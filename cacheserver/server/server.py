@@ -8,7 +8,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import secrets
@@ -28,6 +27,7 @@ from cacheserver.metrics import Metrics
 from cacheserver.server.acceptor import Acceptor
 from cacheserver.server.loops import LoopThread
 from cacheserver.server.sockets import bracketed, listen
+from cacheserver.server.sweeper import Sweeper
 from cacheserver.server.threads import Ended, start_thread
 from cacheserver.settings import Settings
 from cacheserver.store.store import Store
@@ -36,7 +36,7 @@ _ACCEPTOR_SECONDS: Final = 5.0
 """How long the acceptor may take to end."""
 _LOOP_SECONDS: Final = 5.0
 """How long a loop may take to end, once its grace period is over."""
-_SPARE_FILES: Final = 128
+_SPARE_FILES: Final = 384
 """Descriptors needed beside those of connections."""
 
 _log: Final = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class Server:
         ]
         self._hooks = hooks
         self._ended = ended or _log_end
+        self._sweeper = Sweeper(self.store)
         self._acceptor: Acceptor | None = None
         self._threads: list[threading.Thread] = []
 
@@ -103,9 +104,8 @@ class Server:
                 listener.close()
             self.stop(grace=0)
             raise
-        gc.collect()
-        gc.freeze()
         self.status.state = "serving"
+        self._threads.append(start_thread("cacheserver-sweeper", self._sweeper.run, self._ended))
         self._start_acceptor(listeners)
 
     def stop(self, grace: float) -> bool:
@@ -119,6 +119,7 @@ class Server:
         """Begin to stop; return when, on the monotonic clock, it ends at the latest."""
         deadline = time.monotonic() + grace
         self.status.state = "draining"
+        self._sweeper.stop()
         if self._acceptor is not None:
             self._acceptor.stop()
             self._threads[-1].join(_ACCEPTOR_SECONDS)

@@ -9,6 +9,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import gc
 import logging
 import platform
 import signal
@@ -50,6 +51,9 @@ def run(
     with Mailbox() as events, _signals_to(events.wakeup_fd):
         server = Server(settings, hooks, events.post)
         server.start()
+        # What is there now stays until the end: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         for line in _welcome(server):
             (announce or _say)(line)
         return _supervise(server, events)

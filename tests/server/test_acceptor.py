@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
+import threading
+import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
+from cacheserver.http.farewell import LINGER_SECONDS
 from cacheserver.server import Server
 from cacheserver.server.acceptor import Acceptor
 from cacheserver.server.sockets import listen
@@ -43,6 +48,7 @@ class Taker:
     """Takes connections and keeps them."""
 
     closed = 0
+    turned_away = 0
 
     def __init__(self) -> None:
         self.adopted: list[socket.socket] = []
@@ -75,6 +81,92 @@ def test_what_waits_is_accepted_before_the_sockets_are_closed() -> None:
     acceptor.stop()
 
 
+class Failing(socket.socket):
+    """A listening socket that passes an error on before there is nothing to accept any more."""
+
+    def __init__(self, error: int) -> None:
+        super().__init__()
+        self.errors = [error]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.errors:
+            raise OSError(self.errors.pop(), "passed on")
+        return super().accept()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ECONNABORTED",
+        "ECONNREFUSED",
+        "EHOSTUNREACH",
+        "ENOSR",
+        "EPROTO",
+        "EPROTONOSUPPORT",
+        "ESOCKTNOSUPPORT",
+        "ETIMEDOUT",
+    ],
+)
+def test_an_error_of_a_connection_that_failed_is_passed_over(name: str) -> None:
+    """What accept(2) tells of one connection keeps nobody from accepting the next."""
+    with Failing(getattr(errno, name)) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        taker = Taker()
+        acceptor = Acceptor([listener], [taker], limit=5)
+        with socket.create_connection(listener.getsockname()):
+            acceptor.stop()
+            acceptor.run()
+        [sock] = taker.adopted
+        sock.close()
+
+
+def test_refused_connections_take_no_places() -> None:
+    """One that is served goes and leaves its place, however many refused ones are still open."""
+    listeners = listen("127.0.0.1", 0)
+    taker = Taker()
+    acceptor = Acceptor(listeners, [taker], limit=2)
+    address = listeners[0].getsockname()
+    running = threading.Thread(target=acceptor.run)
+    with ExitStack() as stack:
+        running.start()
+        for _ in range(2 + 20):
+            stack.enter_context(socket.create_connection(address))
+        wait_until(lambda: len(taker.refused) == 20, "twenty to be refused")
+        taker.closed = 1
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(address))
+        acceptor.stop()
+        running.join(10)
+    assert (len(taker.adopted), len(taker.refused)) == (3, 21)
+    for sock in (*taker.adopted, *taker.refused):
+        sock.close()
+
+
+def test_refusals_are_bounded() -> None:
+    """So many refused connections may be open; those beyond are closed, until some have gone."""
+    listeners = listen("127.0.0.1", 0)
+    taker = Taker()
+    acceptor = Acceptor(listeners, [taker], limit=0)
+    address = listeners[0].getsockname()
+    running = threading.Thread(target=acceptor.run)
+    with ExitStack() as stack:
+        running.start()
+        for _ in range(256):
+            stack.enter_context(socket.create_connection(address))
+        with socket.create_connection(address, 10) as sock:
+            assert sock.recv(1) == b""
+        assert len(taker.refused) == 256
+        taker.turned_away = 1
+        stack.enter_context(socket.create_connection(address))
+        acceptor.stop()
+        running.join(10)
+    assert len(taker.refused) == 257
+    for sock in taker.refused:
+        sock.close()
+
+
 def test_every_loop_serves_the_same_store() -> None:
     """What is written through one loop is read through each other."""
     with running_server("--threads", "4") as server, ExitStack() as stack:
@@ -95,9 +187,25 @@ def test_a_connection_too_many_is_told_so() -> None:
         for _ in range(4):
             assert_refused(server)
         wire.close()
-        wait_until(lambda: _is_served(server), "room for another")
-        stack.enter_context(Wire(server)).send(request("GET", "/healthz")).answer()
+        another = wait_until(lambda: _served(server), "room for another")
+        assert another is not None
+        stack.enter_context(another)
         assert_refused(server)
+
+
+def test_refused_connections_that_stay_keep_nobody_out() -> None:
+    """A place that gets free is taken at once, while refused connections are still ending."""
+    with running_server("--threads", "2", "--max-connections", "2") as server, ExitStack() as stack:
+        served = [stack.enter_context(Wire(server)) for _ in range(2)]
+        for wire in served:
+            assert wire.send(request("GET", "/healthz")).answer().status == 200
+        started = time.monotonic()
+        for wire in [stack.enter_context(Wire(server)) for _ in range(20)]:
+            assert wire.send(request("GET", "/healthz")).answer().status == 503
+        for wire in served:
+            wire.close()
+        wait_until(lambda: _is_served(server), "room for another")
+        assert time.monotonic() - started < LINGER_SECONDS * 0.75
 
 
 def assert_refused(server: RunningServer) -> None:
@@ -111,9 +219,20 @@ def assert_refused(server: RunningServer) -> None:
         assert wire.rest() == b""
 
 
+def _served(server: RunningServer) -> Wire | None:
+    """Return a connection that is served and stays, None where it is refused."""
+    wire = Wire(server)
+    if wire.send(request("GET", "/healthz")).answer().status == 200:
+        return wire
+    wire.close()
+    return None
+
+
 def _is_served(server: RunningServer) -> bool:
-    with Wire(server) as wire:
-        return wire.send(request("GET", "/healthz")).answer().status == 200
+    wire = _served(server)
+    if wire is not None:
+        wire.close()
+    return wire is not None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")

@@ -97,6 +97,45 @@ def test_an_app_that_fails_halfway_cuts_its_answer_off(caplog: pytest.LogCapture
     assert "halfway" in caplog.text
 
 
+def test_an_answer_that_is_cut_off_by_the_end_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """An app that is cancelled because the loop ends isn't taken for one that failed."""
+    cancelled: list[str] = []
+
+    async def never_ends(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(scope["path"])
+            raise
+
+    served = Looped(never_ends)
+    thread = served.loop.start(lambda ended: None)
+    with served.connect() as wire:
+        assert wire.send(request("GET", "/a")).peek()
+        served.loop.drain(time.monotonic())
+        thread.join(10)
+        assert wire.rest().endswith(b"\r\n\r\nab")
+    assert cancelled == ["/a"]
+    assert "ASGI" not in caplog.text
+
+
+def test_an_app_that_lets_its_own_cancellation_out_gives_500(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What the app itself has cancelled is an error of the app, and the connection isn't left waiting."""
+
+    async def waits_for_what_is_cancelled(scope: Any, receive: Any, send: Any) -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    with looped(waits_for_what_is_cancelled) as served, served.connect() as wire:
+        assert wire.send(request("GET", "/")).answer().status == 500
+    assert "CancelledError" in caplog.text
+
+
 def test_a_malformed_body_cuts_off_an_answer_that_has_begun() -> None:
     """What comes after the beginning of an answer can only be its rest, never a problem."""
 

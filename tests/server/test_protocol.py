@@ -54,6 +54,7 @@ MALFORMED = {
     "no method": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "unknown method": b"FETCH / HTTP/1.1\r\n" + HOST + b"\r\n",
     "lower case method": b"get / HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a fragment": b"PUT /v1/kv/f/a#b HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n",
     "an answer": b"HTTP/1.1 200 OK\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

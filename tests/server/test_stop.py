@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -212,6 +213,46 @@ def test_the_grace_period_ends() -> None:
         assert server.wait() == 0
         assert 0.4 < time.monotonic() - started < 6
         assert "cut off" in server.stderr_text()
+
+
+ENDLESS_SERVER = """
+import asyncio, sys
+from cacheserver.http.handlers import Handlers
+from cacheserver.server import run
+from cacheserver.settings import Settings
+
+async def endless(self, request):
+    print("begun", flush=True)
+    await asyncio.Event().wait()
+
+Handlers.health = endless
+sys.exit(run(Settings(port=0, threads=1, grace=0.5)))
+"""
+
+
+def test_a_request_that_outlasts_the_grace_period_ends_quietly() -> None:
+    """The log tells in one line that it was cut off, the client gets nothing, the status is 0."""
+    command = [sys.executable, "-c", ENDLESS_SERVER]
+    with running_server(command=command) as server, Wire(server) as wire, Wire(server) as ahead:
+        wire.send(request("GET", "/healthz"))
+        ahead.send(request("GET", "/healthz") * 2)
+        wait_until(lambda: server.lines.count("begun\n") == 2, "the requests to be worked on")
+        server.signal()
+        assert _is_cut_off(wire)
+        assert _is_cut_off(ahead)
+        assert server.wait() == 0
+        said = server.stderr_text()
+        assert "2 connections were not finished in time and are cut off" in said
+        assert "Traceback" not in said
+        assert "Exception in ASGI application" not in said
+        assert len(said.splitlines()) == 2
+
+
+def _is_cut_off(wire: Wire) -> bool:
+    try:
+        return wire.rest() == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
