@@ -22,7 +22,7 @@ COPY scripts/provision scripts/
 # uv's download or, where that is not reachable, built from Debian's source package.
 FROM tools AS interpreter-made
 ARG CACHESERVER_PGO=0
-RUN python=$(UV_PYTHON_INSTALL_DIR=/opt/provision/uv-python scripts/provision python) \
+RUN python=$(scripts/provision python) \
     && "$python" -I -c 'import sys; sys.exit(sys._is_gil_enabled() and "this interpreter has the GIL")' \
     && mv "${python%/bin/*}" /opt/python
 

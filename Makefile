@@ -2,12 +2,12 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test check format lock bench clean
+.PHONY: help run install test check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
-PYTHON_CODE := $(wildcard cacheserver tests examples benchmarks deploy/*.py scripts/*.py)
+PYTHON_CODE := $(wildcard cacheserver tests examples deploy/*.py scripts/*.py)
 SHELL_CODE := scripts/provision scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
@@ -48,12 +48,10 @@ format: ## put the code in order
 	@$(TOOLS)/ruff format $(PYTHON_CODE)
 	@$(TOOLS)/ruff check --fix $(PYTHON_CODE)
 
-bench: install ## the benchmarks; ARGS are passed on
-	@exec .venv/bin/python -m benchmarks $(ARGS)
 
 lock: ## write requirements/*.txt anew from pyproject.toml; ARGS=--upgrade for newer versions
 	@$(PROVISION) lock $(ARGS)
 
 clean: ## remove what make made here (what is kept in the cache folder stays)
-	@rm -rf .venv .venv-check .venv-gil .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf .venv .venv-check .venv-gil .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(PYTHON_CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

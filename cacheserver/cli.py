@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cacheserver",
         description="An HTTP cache server with compare-and-set, for free-threaded Python.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # the epilog is formatted already
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cacheserver {__version__}")
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     for setting in SETTINGS:
         if setting.has_flag:
             _add_flag(serve, setting)
+    parser.epilog = serve.format_help()
     return parser
 
 

@@ -292,7 +292,10 @@ def _source(
 ) -> tuple[str, str | None]:
     if setting.name in flags:
         return setting.flag, flags[setting.name]
-    return setting.variable, environment.get(setting.variable)
+    text = environment.get(setting.variable)
+    # Compose and unit files leave variables empty that they don't set. A token is another matter:
+    # who gives an empty one believes that there is one.
+    return setting.variable, None if text == "" and setting.name != "token" else text
 
 
 def _parse(setting: Setting, source: str, text: str) -> Any:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 import cacheserver
 from cacheserver.http.problems import KINDS
@@ -11,7 +16,7 @@ from cacheserver.http.routes import ROUTES
 from cacheserver.metrics import Metrics, make_registry, render
 from cacheserver.settings import SETTINGS, Settings
 from cacheserver.store.store import Store
-from tests.support.server import ROOT
+from tests.support.server import ROOT, running_server
 
 OPERATING = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
 HTTP = (ROOT / "docs/http.md").read_text(encoding="utf-8")
@@ -85,3 +90,34 @@ def test_docs_do_not_name_files_that_are_gone() -> None:
     there = {path.name for path in Path(ROOT / "cacheserver").rglob("*.py")}
     assert named
     assert named <= there
+
+
+def transcript(text: str) -> list[tuple[str, str]]:
+    """The commands of a console block, each with what it prints."""
+    block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
+    assert block
+    pairs = [part.partition("\n") for part in re.split(r"^\$ ", block[1], flags=re.MULTILINE)[1:]]
+    return [(command, output.rstrip("\n")) for command, _, output in pairs]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl to type the lines into")
+def test_curl_lines_of_the_readme_print_what_it_says() -> None:
+    """Typed one after the other, they print what stands below them, but for versions and two headers."""
+    lines = transcript((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(lines) == 5
+    versions: dict[str, str] = {}  # what the README says to what the server gave
+    with running_server() as server:
+        for command, expected in lines:
+            for written, given in versions.items():
+                command = command.replace(written, given)
+            command = command.replace("localhost:8080", f"localhost:{server.port}")
+            done = subprocess.run(shlex.split(command), capture_output=True, check=True, text=True)
+            said = re.sub(r"(?m)^(date|server): .*\n", "", done.stdout.replace("\r\n", "\n"))
+            for written, given in zip(
+                re.findall(r'(?m)^etag: "(\d+)"', expected),
+                re.findall(r'(?m)^etag: "(\d+)"', said),
+                strict=True,
+            ):
+                assert versions.setdefault(written, given) == given
+                expected = expected.replace(written, given)
+            assert said.rstrip("\n") == expected

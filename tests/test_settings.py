@@ -11,6 +11,7 @@ import pytest
 from cacheserver.errors import SettingsError
 from cacheserver.settings import (
     SETTINGS,
+    Setting,
     Settings,
     _cpus_by_quota,
     default_stripes,
@@ -47,10 +48,8 @@ GOOD = [
 ]
 
 BAD = [
-    ("host", ""),
     ("host", "http://x"),
     ("host", "a b"),
-    ("port", ""),
     ("port", "http"),
     ("port", "-1"),
     ("port", "65536"),
@@ -77,7 +76,6 @@ BAD = [
     ("grace", "1e9"),
     ("max_namespaces", "0"),
     ("auto_token", "maybe"),
-    ("auto_token", ""),
     ("insecure", "2"),
     ("token", ""),
     ("token", "short"),
@@ -247,3 +245,17 @@ def test_a_container_quota_counts_as_cpus(text: str, cpus: int | None, tmp_path:
     (tmp_path / "cpu.max").write_text(text)
     assert _cpus_by_quota(tmp_path / "cpu.max") == cpus
     assert _cpus_by_quota(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    "setting", [s for s in SETTINGS if s.name != "token"], ids=lambda s: s.name
+)
+def test_empty_variable_counts_as_none(setting: Setting) -> None:
+    """Compose and unit files leave variables empty: the default holds then."""
+    assert settings_from({}, {setting.variable: ""}) == settings_from({}, {})
+
+
+def test_empty_token_is_refused() -> None:
+    """Who gives an empty token believes that there is one."""
+    with pytest.raises(SettingsError, match="CACHESERVER_TOKEN"):
+        settings_from({}, {"CACHESERVER_TOKEN": ""})
