@@ -62,9 +62,10 @@ class Budget:
             raise self._full(need, free)
 
     def used(self) -> int:
-        """Return the bytes that are taken. Exact while nobody takes or gives back."""
+        """Return the bytes that are taken, as of one instant."""
         with self._lock:
-            return self.limit - self._pool - sum(shard.free for shard in self._shards)
+            self._collect_locked(self._shards)
+            return self.limit - self._pool
 
     def _change_through_pool(self, growth: int, shard: _Shard) -> None:
         with self._lock:

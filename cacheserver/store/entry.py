@@ -36,7 +36,7 @@ COMMON_CONTENT_TYPES: Final = frozenset(
 )
 """Types that most entries have: these share one text each, and it costs them nothing."""
 
-OVERHEAD: Final = 320
+OVERHEAD: Final = 352
 """Bytes that an entry takes beside the text of its key and its value: the headers of both, the tuple,
 the version, the deadline, and its share of the dict."""
 TEXT_OVERHEAD: Final = 80
