@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from cacheserver.http import create_app
+from cacheserver.http.routes import ROUTES, RouteTable
 from tests.support.clock import ManualClock
 from tests.support.http_client import Answer, AppClient, Body, Client, Headers, SocketClient
 from tests.support.server import RunningServer, running_server, wait_until
@@ -22,6 +23,8 @@ TOKEN: Final = "open-sesame-open-sesame"
 WAYS: Final = ("app", "mounted", "root-path", "live")
 
 _FLAGS: Final = ("--max-value-size", str(MAX_VALUE_SIZE), "--max-namespaces", "4096")
+
+_TABLE: Final = RouteTable(ROUTES)
 
 _numbers = itertools.count(1)
 
@@ -39,8 +42,16 @@ class Service:
     def request(
         self, method: str, target: str | bytes, headers: Headers = (), body: Body = b""
     ) -> Answer:
-        """Send a request for any target."""
-        return self.client.request(method, target, headers, body)
+        """Send a request for any target. The table of routes must know the status of the answer."""
+        answer = self.client.request(method, target, headers, body)
+        raw = target.encode() if isinstance(target, str) else target
+        found = _TABLE.find(raw.partition(b"?")[0])
+        if self.way == "mounted" and answer.body == b"Not Found":
+            found = None  # answered by the app around ours, which did not hand it on
+        if found is not None and method in found.resource.routes:
+            route = found.resource.routes[method]
+            assert answer.status in {*route.statuses, 401}, (route.operation, answer.status)
+        return answer
 
     def kv(self, key: str | bytes, query: str = "") -> bytes:
         """The target of a key, which is given percent-encoded."""

@@ -12,7 +12,7 @@ from tests.server.test_protocol import connections
 from tests.support.server import RunningServer, running_server, wait_until
 from tests.support.wire import Wire, request
 
-TIMEOUT = 0.5
+TIMEOUT = 1.0
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from cacheserver.server.threads import Ended, Mailbox, Signal, start_thread
-from tests.support.server import running_server, start_server
+from tests.support.server import running_server, start_server, wait_until
 from tests.support.wire import Wire, request
 
 FAULTY_SERVER = """
@@ -78,8 +78,7 @@ def test_requests_on_other_loops_are_finished_when_one_dies() -> None:
     ) as server:
         with Wire(server) as wire:  # the first connection goes to the first loop
             wire.send(request("PUT", "/v1/kv/a/b", b"xx")[:-1])
-            while "ended" not in server.stderr_text():
-                time.sleep(0.01)
+            wait_until(lambda: "ended" in server.stderr_text(), "the death is told")
             assert wire.send(b"x").answer().status == 201
         assert server.wait() == 1
 
