@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import cacheserver
+from cacheserver import settings as settings_module
 from cacheserver.http.problems import KINDS
 from cacheserver.http.routes import ROUTES
 from cacheserver.metrics import Metrics, make_registry, render
 from cacheserver.settings import SETTINGS, Settings
+from cacheserver.store import striped
 from cacheserver.store.store import Store
 from tests.support.server import ROOT, running_server
 
@@ -74,7 +76,8 @@ def test_links_in_the_docs_lead_somewhere() -> None:
 
 
 def test_settings_and_the_library_have_the_same_defaults() -> None:
-    """A Store made by hand is as large as the server's."""
+    """A Store made by hand is as large as the server's, and may have as many stripes."""
+    assert settings_module.MAX_STRIPES == striped.MAX_STRIPES
     settings, store = Settings(), Store()
     assert (settings.max_memory, settings.max_value_size, settings.max_namespaces) == (
         store.max_memory,
