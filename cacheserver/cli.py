@@ -97,7 +97,7 @@ def _add_flag(parser: argparse.ArgumentParser, setting: Setting) -> None:
         parser.add_argument(
             setting.flag,
             action="store_const",
-            const="on",
+            const="off" if setting.is_on else "on",
             default=argparse.SUPPRESS,
             help=explanation,
         )

@@ -55,8 +55,13 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """`--some-name`."""
-        return "--" + self.name.replace("_", "-")
+        """`--some-name`; `--no-some-name` for a switch that is on unless it is turned off."""
+        return ("--no-" if self.is_on else "--") + self.name.replace("_", "-")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether this is a switch that is on by default."""
+        return self.metavar is None and self.default == "on"
 
     @property
     def variable(self) -> str:
@@ -226,6 +231,12 @@ class Settings:
         parse=_integer(1, 1_000_000, "a number of namespaces"),
         default=1024,
         metavar="N",
+    )
+    fast_path: bool = _setting(
+        "send every request through the ASGI app; answers are the same, and slower",
+        parse=_switch,
+        default=True,
+        shown="on",
     )
     token: str | None = _setting(
         "a token that may do everything, asked for as Authorization: Bearer TOKEN; "

@@ -66,7 +66,6 @@ BAD_FLAGS = [
     # Not there yet, so not to be taken silently:
     (["serve", "--token", "0123456789abcdef"], "--token"),
     (["serve", "--tokens-file", "x"], "--tokens-file"),
-    (["serve", "--no-fast-path"], "--no-fast-path"),
     (["serve", "--snapshot", "x"], "--snapshot"),
     (["serve", "--snapshot-interval", "1"], "--snapshot-interval"),
     (["serve", "--journal", "x"], "--journal"),
