@@ -19,13 +19,16 @@ from cacheserver.store.store import StoreView
 
 def get(view: StoreView, namespace: str, key: str) -> Entry[bytes] | Missing:
     """Return what is kept for the key, or what is missing: the key or the namespace."""
-    check_key(key)
     found = view.find(namespace)
+    if found is not None:
+        entry = found.read(key)
+        if entry is not None:  # so the key is one that is allowed
+            return entry
+    check_key(key)
     if found is None:
         check_namespace(namespace)
         return Missing("namespace")
-    entry = found.read(key)
-    return Missing() if entry is None else entry
+    return Missing()
 
 
 def put(
@@ -46,7 +49,10 @@ def put(
     check_key(key)
     if ttl is not None:
         check_ttl(ttl)
-    check_value(view, len(value))
+    if len(value) > view.max_value_size:
+        raise ValueTooLarge(
+            f"a value has at most {view.max_value_size} bytes; this one has {len(value)}"
+        )
     found = view.find(namespace)
     if found is None:
         check_namespace(namespace)
@@ -96,14 +102,6 @@ def compare_and_set(
         ttl=ttl,
         condition=expected if condition is None else expected & condition,
     )
-
-
-def check_value(view: StoreView, size: int) -> None:
-    """Raise ValueTooLarge for a value of `size` bytes if that is more than the store takes."""
-    if size > view.store.max_value_size:
-        raise ValueTooLarge(
-            f"a value has at most {view.store.max_value_size} bytes; this one has {size}"
-        )
 
 
 def seconds_left(view: StoreView, entry: Entry[bytes]) -> float | None:

@@ -49,7 +49,20 @@ def cost(key: str, entry: Entry[bytes]) -> int:
     The same for equal keys, however they were made: what is added for an entry is what is taken
     away for it later.
     """
-    size = OVERHEAD + len(entry[VALUE]) + (len(key) if key.isascii() else 4 * len(key))
-    if entry[CONTENT_TYPE] not in COMMON_CONTENT_TYPES:
-        size += TEXT_OVERHEAD + len(entry[CONTENT_TYPE])
+    value, _version, _deadline, content_type = entry
+    size = OVERHEAD + len(value) + (len(key) if key.isascii() else 4 * len(key))
+    # Most entries have the default, and the set is an object that all threads share.
+    if content_type is not DEFAULT_CONTENT_TYPE and content_type not in COMMON_CONTENT_TYPES:
+        size += TEXT_OVERHEAD + len(content_type)
     return size
+
+
+def growth(key: str, old: Entry[bytes] | None, new: Entry[bytes] | None) -> int:
+    """Bytes of memory that it takes to have `new` in the place of `old`, None being nothing."""
+    if old is None:
+        return cost(key, new) if new else 0
+    if new is None:
+        return -cost(key, old)
+    if old[CONTENT_TYPE] is new[CONTENT_TYPE]:
+        return len(new[VALUE]) - len(old[VALUE])
+    return cost(key, new) - cost(key, old)

@@ -16,7 +16,7 @@ from typing import Final
 from cacheserver.clock import Clock
 from cacheserver.store.budget import Budget
 from cacheserver.store.counters import PerThread, Tally
-from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, cost
+from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, growth
 from cacheserver.store.locks import LockStatistics
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
@@ -61,7 +61,7 @@ class Namespace:
         self.name = name
         self.default_ttl = default_ttl
         self._entries: StripedDict[str, bytes] = StripedDict(
-            stripes, clock=clock, cost=cost, budget=budget
+            stripes, clock=clock, growth=growth, budget=budget
         )
         self._tally = Tally(4)
         self._views = PerThread(self._make_view)
@@ -135,19 +135,21 @@ class Namespace:
 class NamespaceView:
     """One thread's way into a namespace: nothing in it is shared with another thread."""
 
-    __slots__ = ("_counts", "_default_ttl", "_entries")
+    __slots__ = ("_counts", "_default_ttl", "_delete", "_put", "_read")
 
     def __init__(
         self, entries: StripedDict[str, bytes], counts: list[int], default_ttl: float
     ) -> None:
-        self._entries = entries
+        self._read = entries.read
+        self._put = entries.put
+        self._delete = entries.delete
         self._counts = counts
         self._default_ttl = default_ttl
 
     def read(self, key: str) -> Entry[bytes] | None:
         """Return the key's entry, None where there is none, and count a hit or a miss."""
-        entry = self._entries.read(key)
-        self._counts[_MISSES if entry is None else _HITS] += 1
+        entry = self._read(key)
+        self._counts[_HITS if entry else _MISSES] += 1
         return entry
 
     def put(
@@ -159,7 +161,7 @@ class NamespaceView:
         condition: Condition | None,
     ) -> Written | Conflict[bytes]:
         """Write the key if `condition` holds, and count a write or a conflict."""
-        outcome = self._entries.put(
+        outcome = self._put(
             key,
             value,
             ttl=self._default_ttl if ttl is None else ttl,
@@ -171,7 +173,7 @@ class NamespaceView:
 
     def delete(self, key: str, condition: Condition | None) -> Deleted | Missing | Conflict[bytes]:
         """Delete the key if it is there and `condition` holds; a missing key counts for nothing."""
-        outcome = self._entries.delete(key, condition=condition)
+        outcome = self._delete(key, condition=condition)
         if type(outcome) is Deleted:
             self._counts[_WRITES] += 1
         elif type(outcome) is Conflict:

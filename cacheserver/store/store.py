@@ -125,17 +125,19 @@ class Store:
 class StoreView:
     """One thread's way into a store: it finds a namespace's view without touching what is shared."""
 
-    __slots__ = ("_known", "store")
+    __slots__ = ("_known", "max_value_size", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.max_value_size = store.max_value_size
         self._known: dict[str, NamespaceView] = {}
 
     def find(self, name: str) -> NamespaceView | None:
         """Return this thread's view of a namespace, None where there is no such namespace."""
-        if name in self._known:
+        try:
             return self._known[name]
-        return self.open(name) if name in self.store else None
+        except KeyError:
+            return self.open(name) if name in self.store else None
 
     def open(self, name: str) -> NamespaceView:
         """Return this thread's view of a namespace, which is made if need be."""

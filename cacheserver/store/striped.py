@@ -44,6 +44,9 @@ _SHIFT: Final = sys.hash_info.width - (MAX_STRIPES - 1).bit_length()
 
 _ABSENT: Final = object()
 
+type Growth[K, V] = Callable[[K, Entry[V] | None, Entry[V] | None], int]
+"""Bytes that a key takes more with the second entry than with the first, None being no entry."""
+
 
 def check_stripes(stripes: int) -> None:
     """Raise ValueError unless `stripes` is a power of two from 1 to MAX_STRIPES."""
@@ -61,6 +64,13 @@ class StripedStatistics:
     stripe_lock: LockStatistics
     namespace_read: LockStatistics
     namespace_write: LockStatistics
+
+
+def _growth_by[K, V](cost: Callable[[K, Entry[V]], int]) -> Growth[K, V]:
+    def growth(key: K, old: Entry[V] | None, new: Entry[V] | None) -> int:
+        return (cost(key, new) if new else 0) - (cost(key, old) if old else 0)
+
+    return growth
 
 
 class _Stripe[K, V](Slot):
@@ -90,7 +100,7 @@ class _Shared[K, V]:
         self,
         stripes: int,
         clock: Clock,
-        cost: Callable[[K, Entry[V]], int] | None,
+        growth: Growth[K, V] | None,
         budget: Budget | None,
     ) -> None:
         self.gate = WriteGate()
@@ -99,7 +109,7 @@ class _Shared[K, V]:
             _Stripe[K, V](self.gate, number, first_version) for number in range(stripes)
         )
         self.clock = clock
-        self.cost = cost
+        self.growth = growth
         self.budget = budget
         self.views_lock = threading.Lock()  # guards `views` and the getters of each
         self.views: list[weakref.ref[StripedDict[K, V]]] = []
@@ -117,7 +127,8 @@ class StripedDict[K, V]:
     and offers more by name. `stripes` is a power of two up to 4,096: more than enough is four for
     each thread that writes. `cost(key, entry)` gives an entry's bytes where they are to be counted;
     it runs under a lock, so it must be quick and take no lock, and always give the same for the
-    same. Writes that would take more than `budget` raise `StoreFull` and change nothing.
+    same. `growth(key, old, new)` may be given instead, where the difference of two costs is known
+    sooner than both; None is no entry. Writes that would take more than `budget` raise `StoreFull` and change nothing.
 
     Any thread may use any instance. A thread that does millions of operations gets its own way in
     with `view()`.
@@ -126,8 +137,8 @@ class StripedDict[K, V]:
     __slots__ = (
         "__weakref__",
         "_budget",
-        "_cost",
         "_getters",
+        "_growth",
         "_mask",
         "_monotonic",
         "_shared",
@@ -140,19 +151,24 @@ class StripedDict[K, V]:
         *,
         clock: Clock | None = None,
         cost: Callable[[K, Entry[V]], int] | None = None,
+        growth: Growth[K, V] | None = None,
         budget: Budget | None = None,
     ) -> None:
         check_stripes(stripes)
-        if budget is not None and cost is None:
+        if cost is not None and growth is not None:
+            raise ValueError("give cost or growth: one follows from the other")
+        if cost is not None:
+            growth = _growth_by(cost)
+        if budget is not None and growth is None:
             raise ValueError("a budget needs a cost function, or nothing would be counted")
-        self._attach(_Shared(stripes, clock or Clock(), cost, budget))
+        self._attach(_Shared(stripes, clock or Clock(), growth, budget))
 
     def _attach(self, shared: _Shared[K, V]) -> None:
         self._shared = shared
         self._mask = len(shared.stripes) - 1
         self._stripes = (*shared.stripes,)  # a tuple of this view's own
         self._monotonic = shared.clock.monotonic
-        self._cost = shared.cost
+        self._growth = shared.growth
         self._budget = shared.budget
         with shared.views_lock:
             self._restore_getters_locked()
@@ -238,14 +254,18 @@ class StripedDict[K, V]:
         stripe = self._stripes[hash((key,)) >> _SHIFT & self._mask]
         stripe.acquire()
         try:
-            now = self._monotonic()
-            current, _expired = self._live_locked(stripe, key, now)
+            # As in _live_locked, but that the clock is read only where it matters.
+            current = found = stripe.data[key] if key in stripe.data else None  # noqa: SIM401 (see docs/free-threading.md)
+            now = self._monotonic() if ttl or (found and found[DEADLINE]) else 0.0
+            if found and found[DEADLINE] and found[DEADLINE] <= now:
+                self._expire_locked(stripe, key, found)
+                current = None
             if condition is not None and not condition.holds(current[VERSION] if current else 0):
                 return Conflict(current)
             version = stripe.version + 1
             deadline = now + ttl if ttl else NEVER
             self._commit_locked(stripe, key, current, (value, version, deadline, content_type))
-            return Written(version, current is None)
+            return tuple.__new__(Written, (version, current is None))  # half of Written()'s time
         finally:
             stripe.release()
 
@@ -317,7 +337,8 @@ class StripedDict[K, V]:
                 old.append(stripe.data)
                 stripe.data = {}
                 stripe.mortal = 0
-                self._account_locked(stripe, -stripe.bytes)
+                if stripe.bytes:
+                    self._account_locked(stripe, -stripe.bytes)
             for view in views:
                 view._restore_getters_locked()
         return sum(map(len, old))  # and the entries are freed here, outside the locks
@@ -393,9 +414,12 @@ class StripedDict[K, V]:
             return None, None
         if not entry[DEADLINE] or entry[DEADLINE] > now:
             return entry, None
+        self._expire_locked(stripe, key, entry)
+        return None, entry
+
+    def _expire_locked(self, stripe: _Stripe[K, V], key: K, entry: Entry[V]) -> None:
         stripe.expirations += 1
         self._commit_locked(stripe, key, entry, None)
-        return None, entry
 
     def _commit_locked(
         self, stripe: _Stripe[K, V], key: K, old: Entry[V] | None, new: Entry[V] | None
@@ -405,9 +429,10 @@ class StripedDict[K, V]:
         Keeps version and sizes. StoreFull changes nothing. The caller holds on to `old` until the
         lock is released.
         """
-        if self._cost is not None:
-            growth = (self._cost(key, new) if new else 0) - (self._cost(key, old) if old else 0)
-            self._account_locked(stripe, growth)
+        if self._growth is not None:
+            growth = self._growth(key, old, new)
+            if growth:
+                self._account_locked(stripe, growth)
         stripe.version += 1
         if old is not None and old[DEADLINE]:
             stripe.mortal -= 1
@@ -419,7 +444,7 @@ class StripedDict[K, V]:
         stripe.data[key] = new
 
     def _account_locked(self, stripe: _Stripe[K, V], growth: int) -> None:
-        if growth and self._budget is not None:
+        if self._budget is not None:
             self._budget.change(growth, stripe.number)
         stripe.bytes += growth
 

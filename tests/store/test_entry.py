@@ -18,6 +18,7 @@ from cacheserver.store.entry import (
     VERSION,
     Entry,
     cost,
+    growth,
 )
 
 
@@ -38,6 +39,19 @@ def test_cost_grows_with_key_and_value() -> None:
     assert cost("key", (b"12345", 1, NEVER, "text/plain")) == OVERHEAD + 8
     assert cost("\u00e9", (b"", 1, NEVER, "text/plain")) == OVERHEAD + 4
     assert cost("k", (b"", 1, NEVER, "a/b")) == OVERHEAD + 1 + TEXT_OVERHEAD + 3
+
+
+entries = st.tuples(
+    st.binary(), st.just(1), st.just(NEVER), st.sampled_from(("text/plain", "a/b", "x/long"))
+)
+
+
+@given(key=st.text(min_size=1), old=st.none() | entries, new=st.none() | entries)
+def test_growth_is_the_difference_of_the_costs(
+    key: str, old: Entry[bytes] | None, new: Entry[bytes] | None
+) -> None:
+    """Replacing an entry, making one and removing one grow by what the costs differ."""
+    assert growth(key, old, new) == (cost(key, new) if new else 0) - (cost(key, old) if old else 0)
 
 
 @given(key=st.text(min_size=1), value=st.binary())

@@ -724,6 +724,12 @@ def test_number_of_stripes_is_accepted(make: Maker, many: int) -> None:
     assert len(entries._stripes) == many
 
 
+def test_cost_and_growth_together_are_refused() -> None:
+    """One follows from the other, so two could contradict each other."""
+    with pytest.raises(ValueError, match="one follows"):
+        StripedDict(cost=lambda _key, _entry: 1, growth=lambda _key, _old, _new: 1)
+
+
 def test_budget_without_cost_is_refused() -> None:
     """A limit on bytes means nothing where nothing counts them."""
     with pytest.raises(ValueError, match="cost"):

@@ -72,15 +72,15 @@ def check_gate_is_free(gate: WriteGate) -> None:
 
 
 def _check_stripes(entries: StripedDict[Any, Any]) -> None:
-    cost = entries._cost
+    growth = entries._growth
     for number, stripe in enumerate(entries._shared.stripes):
         versions = [entry[VERSION] for entry in stripe.data.values()]
         assert len(set(versions)) == len(versions), f"stripe {number} gave a version twice"
         assert all(0 < version <= stripe.version for version in versions)
         assert stripe.version < MAX_VERSION
         assert stripe.mortal == sum(bool(entry[DEADLINE]) for entry in stripe.data.values())
-        if cost is not None:
-            kept = sum(cost(key, entry) for key, entry in stripe.data.items())
+        if growth is not None:
+            kept = sum(growth(key, None, entry) for key, entry in stripe.data.items())
             assert stripe.bytes == kept, f"stripe {number} counts {stripe.bytes} bytes, has {kept}"
         else:
             assert stripe.bytes == 0
