@@ -65,15 +65,22 @@ class Recorder:
 
     def request(self, method: str, status: int, seconds: float) -> None:
         """Note a request that was answered after so long."""
-        label = (method if method in METHODS else OTHER, status)
+        self.answered((method if method in METHODS else OTHER, status), 1)
+        self.took(seconds, 1)
+
+    def answered(self, label: tuple[str, int], number: int) -> None:
+        """Note `number` requests by method, which must be one of METHODS or OTHER, and status."""
         try:
-            self._requests[label] += 1
+            self._requests[label] += number
         except KeyError:
-            self._requests[label] = 1
+            self._requests[label] = number
+
+    def took(self, seconds: float, number: int) -> None:
+        """Note that `number` requests were answered after so long, each."""
         # Bucket k holds what is at most 2**(k + _FIRST) microseconds long.
         bits = max(0, math.ceil(seconds * 1e6) - 1).bit_length()
-        self._buckets[min(max(0, bits - _FIRST), _BUCKETS - 1)] += 1
-        self._seconds += seconds
+        self._buckets[min(max(0, bits - _FIRST), _BUCKETS - 1)] += number
+        self._seconds += seconds * number
 
     def totals(self) -> Totals:
         """Return a copy of the numbers that only ever rise."""

@@ -40,6 +40,8 @@ GOOD = [
     ("idle_timeout", "0.5", 0.5),
     ("grace", "0", 0.0),
     ("max_namespaces", "7", 7),
+    ("fast_path", "0", False),
+    ("fast_path", "on", True),
     ("auto_token", "Yes", True),
     ("auto_token", "off", False),
     ("insecure", "1", True),
@@ -75,6 +77,7 @@ BAD = [
     ("grace", "-1"),
     ("grace", "1e9"),
     ("max_namespaces", "0"),
+    ("fast_path", "fast"),
     ("auto_token", "maybe"),
     ("insecure", "2"),
     ("token", ""),
@@ -111,7 +114,9 @@ def test_a_bad_variable_is_named(name: str, text: str) -> None:
 @pytest.mark.parametrize(("name", "text"), [row for row in BAD if row[0] != "token"])
 def test_a_bad_flag_is_named(name: str, text: str) -> None:
     """The message names the flag."""
-    with pytest.raises(SettingsError, match="^--" + name.replace("_", "-") + ": "):
+    flag = next(setting.flag for setting in SETTINGS if setting.name == name)
+    assert flag.replace("--no-", "--") == "--" + name.replace("_", "-")
+    with pytest.raises(SettingsError, match=f"^{flag}: "):
         settings_from({name: text}, {})
 
 

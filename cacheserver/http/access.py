@@ -28,6 +28,11 @@ class Tokens:
         accepted = [hmac.compare_digest(token, known) for known in self._tokens]
         return any(accepted)
 
+    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Tell whether a request with these headers shows a token that is accepted."""
+        given = [value for name, value in headers if name == b"authorization"]
+        return len(given) == 1 and _bearer_token(given[0]) in self
+
 
 class AccessMiddleware:
     """Lets requests through that show a token, or that ask for a route which needs none.
@@ -46,12 +51,9 @@ class AccessMiddleware:
         await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Answer | None:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) == 1 and _bearer_token(given[0]) in self._tokens:
+        if self._tokens.admit(scope["headers"]) or raw_path(scope) in self._open:
             return None
-        if raw_path(scope) in self._open:
-            return None
-        if not given:
+        if not any(name == b"authorization" for name, _ in scope["headers"]):
             return _unauthorized(_CHALLENGE, "no token: send Authorization: Bearer <token>")
         return _unauthorized(
             _CHALLENGE + b', error="invalid_token"',

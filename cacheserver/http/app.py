@@ -110,9 +110,7 @@ async def _answer_too_large(request: StarletteRequest, error: Exception) -> Answ
 
 
 async def _answer_unexpected(request: StarletteRequest, error: Exception) -> Answer:
-    return problem(
-        problems.INTERNAL, "the request failed for a reason that the log of the server tells"
-    )
+    return problem(problems.INTERNAL, problems.UNEXPECTED)
 
 
 async def _answer_http_exception(request: StarletteRequest, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from uvicorn.server import ServerState
 
 from cacheserver.http import problems
+from cacheserver.http.fastpath import FastPath
 from cacheserver.http.problems import Kind
 from cacheserver.metrics import Recorder
 
@@ -24,8 +25,11 @@ OVERLOADED: Final = Kind(503, "overloaded", "The server has no room for another 
 class LoopState(ServerState):
     """What the connections of one event loop share. Only that loop's thread touches it."""
 
-    def __init__(self, recorder: Recorder, idle_timeout: float) -> None:
+    def __init__(
+        self, recorder: Recorder, idle_timeout: float, fast_path: FastPath | None = None
+    ) -> None:
         super().__init__()
+        self.fast_path = fast_path
         self.connections: set[Any] = set()  # what has `transport` and `shutdown()`
         self.recorder = recorder
         self.idle_timeout = idle_timeout

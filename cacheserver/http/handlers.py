@@ -19,13 +19,13 @@ from typing import Final
 
 import cacheserver
 from cacheserver import operations
-from cacheserver.http import bodies, codec, conditions, problems, target
+from cacheserver.http import bodies, codec, conditions, kv, problems, target
 from cacheserver.http.errors import MalformedHeader, MalformedJSON, UnsupportedMediaType
 from cacheserver.http.messages import JSON, Answer, RawHeaders, Request, problem
 from cacheserver.http.status import ServiceStatus
 from cacheserver.metrics import Exposition
-from cacheserver.store.entry import CONTENT_TYPE, VALUE, VERSION, Entry
-from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.entry import CONTENT_TYPE, VALUE, Entry
+from cacheserver.store.outcomes import Condition, Conflict
 from cacheserver.store.store import Store
 
 type Handler = Callable[[Request], Awaitable[Answer]]
@@ -53,20 +53,7 @@ class Handlers:
         news = conditions.if_none_match(request.header(b"if-none-match"))
         view = self._store.view()
         found = operations.get(view, namespace, key)
-        entry = None if isinstance(found, Missing) else found
-        version = entry[VERSION] if entry else 0
-        if wanted is not None and not wanted.holds(version):
-            return _conflict(entry)
-        if isinstance(found, Missing):
-            return _missing(found, namespace, key)
-        headers = [
-            (b"etag", conditions.etag(version)),
-            (b"cache-control", _cache_control(operations.seconds_left(view, found))),
-        ]
-        if news is not None and not news.holds(version):
-            return Answer(304, headers)
-        headers.append((b"content-type", found[CONTENT_TYPE].encode("ascii")))
-        return Answer(200, headers, found[VALUE])
+        return kv.answer_get(view, found, namespace, key, wanted, news)
 
     async def put(self, request: Request) -> Answer:
         """Write a value if every condition holds."""
@@ -89,21 +76,14 @@ class Handlers:
             ttl=ttl,
             condition=condition,
         )
-        if isinstance(outcome, Conflict):
-            return _conflict(outcome.current)
-        return Answer(201 if outcome.created else 204, _etag(outcome))
+        return kv.answer_put(outcome)
 
     async def delete(self, request: Request) -> Answer:
         """Delete a value if every condition holds."""
         namespace, key = request.address()
         condition = _condition(request, request.query())
         outcome = operations.delete(self._store.view(), namespace, key, condition=condition)
-        if isinstance(outcome, Conflict):
-            return _conflict(outcome.current)
-        if isinstance(outcome, Missing):
-            return _missing(outcome, namespace, key)
-        assert isinstance(outcome, Deleted)
-        return Answer(204)
+        return kv.answer_delete(outcome, namespace, key)
 
     async def compare_and_set(self, request: Request) -> Answer:
         """Write a value if the key has the version that the JSON body expects."""
@@ -125,8 +105,9 @@ class Handlers:
             condition=condition,
         )
         if isinstance(outcome, Conflict):
-            return _conflict(outcome.current, **_current_value(outcome.current))
-        return _json(200, {"version": outcome.version}, _etag(outcome))
+            return kv.conflict(outcome.current, **_current_value(outcome.current))
+        etag = [(b"etag", conditions.etag(outcome.version))]
+        return _json(200, {"version": outcome.version}, etag)
 
     async def health(self, request: Request) -> Answer:
         """Tell that the process lives and its event loop turns."""
@@ -194,39 +175,8 @@ def _condition(request: Request, query: dict[str, str]) -> Condition | None:
     )
 
 
-def _cache_control(seconds_left: float | None) -> bytes:
-    return b"no-cache" if seconds_left is None else b"max-age=%d" % seconds_left
-
-
-def _etag(written: Written) -> list[tuple[bytes, bytes]]:
-    return [(b"etag", conditions.etag(written.version))]
-
-
 def _json(status: int, content: object, headers: RawHeaders = ()) -> Answer:
     return Answer(status, (JSON, *headers), codec.dumps(content))
-
-
-def _missing(missing: Missing, namespace: str, key: str) -> Answer:
-    details = {
-        "key": f"there is no key {key!r} in namespace {namespace!r}",
-        "namespace": f"there is no namespace {namespace!r}; the first write makes it",
-    }
-    return problem(problems.NOT_FOUND, details[missing.reason], reason=missing.reason)
-
-
-def _conflict(current: Entry[bytes] | None, **fields: object) -> Answer:
-    """Tell what is there instead; `current_version` is null where nothing is."""
-    if current is None:
-        detail = "the key is not there, and the condition asks that it is"
-        return problem(problems.CONDITION_FAILED, detail, (), current_version=None, **fields)
-    version = current[VERSION]
-    return problem(
-        problems.CONDITION_FAILED,
-        f"the key has version {version}, which the condition rules out",
-        [(b"etag", conditions.etag(version))],
-        current_version=version,
-        **fields,
-    )
 
 
 def _current_value(current: Entry[bytes] | None) -> dict[str, object]:

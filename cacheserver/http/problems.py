@@ -56,6 +56,8 @@ KEY_TOO_LONG: Final = Kind(414, "key-too-long", "The key is too long")
 UNSUPPORTED_MEDIA_TYPE: Final = Kind(
     415, "unsupported-media-type", "The media type is not supported"
 )
+UNEXPECTED: Final = "the request failed for a reason that the log of the server tells"
+"""The detail where a request failed for no fault of its own."""
 INTERNAL: Final = Kind(500, "internal", "The server made a mistake")
 NOT_READY: Final = Kind(503, "not-ready", "The server is not ready")
 FULL: Final = Kind(507, "full", "The cache is full")

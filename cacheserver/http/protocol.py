@@ -34,6 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from cacheserver.http import problems
 from cacheserver.http.farewell import Farewell, LoopState, last_words
+from cacheserver.http.fastpath import ENOUGH, Call, FastPath
 from cacheserver.http.problems import Kind
 from cacheserver.metrics import OTHER
 
@@ -158,8 +159,14 @@ class _AfterUpgrade:
         return call
 
 
+type _Waiting = Call | tuple[RequestResponseCycle, ASGI3Application]
+
+
 class HttpProtocol(HttpToolsProtocol):
     """The server's side of one connection.
+
+    Requests are answered in order, by the fast path on the spot or by the app in a task. While the app
+    works on one, or the client does not take its answers, those that come after it wait in `pipeline`.
 
     A connection waits for the client (`_due` is when that has taken too long), or for the app. One
     timer watches it: it isn't moved for every request but looks at `_due` when it goes off.
@@ -178,6 +185,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._due = math.inf
         self._unsent = math.inf  # bytes the client had not taken when the timer last looked
 
+        self._fast = server_state.fast_path  # None where the app is to answer
+        self._call: Call | None = None  # the request that is arriving, if the fast path answers it
+        self._lines = b""  # header lines that the fast path has found and does not know
+        self._out: list[bytes] = []  # answers of the fast path that are not written yet
+        self._out_size = 0
+
+        self.pipeline: deque[_Waiting] = deque()  # type: ignore[assignment]
         self._running: RequestResponseCycle | None = None  # the request the app works on
         self._refusal: bytes | None = None  # what to end with: nothing is parsed any more
         self.ended_by_client = False
@@ -213,6 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         self.pipeline.clear()
+        self._call = None
         self._running = self.cycle = None  # type: ignore[assignment]
         self._state.recorder.connections -= 1
         self._state.closed += 1
@@ -223,10 +238,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._arriving:
             self._refusal = b""
             self._withdraw_arriving()
-        if self._running is None:
-            return False
-        self._running.message_event.set()
-        return True
+        if self._running is not None:
+            self._running.message_event.set()
+        return self._running is not None or bool(self.pipeline)
 
     def pause_writing(self) -> None:
         """The client doesn't take what is sent."""
@@ -237,11 +251,14 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client takes it again."""
         super().resume_writing()
-        if self._running is not None and not self._arriving:
+        if self._running is None:
+            self._go_on()
+        elif not self._arriving:
             self._due = math.inf
 
     def shutdown(self) -> None:
         """Close the connection as soon as it owes no answer."""
+        self._fast = None  # the app's answers tell when they are the last
         if self._is_idle():
             self.loop.call_later(DRAIN_PAUSE, self._close_if_idle)
 
@@ -277,6 +294,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse what arrived; the callbacks below do the rest."""
         if self._refusal is not None:
             return
+        if self._fast is not None and not (self._running or self._arriving or self.pipeline):
+            data = self._answer_plain(self._fast, data)
+            if not data:
+                return
         self._noticed = False
         try:
             self._feed(data)
@@ -286,6 +307,40 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(problems.BAD_REQUEST, f"this is not HTTP/1.1: {error}")
         else:
             self._bound_unnoticed(len(data))
+        self._lines = b""
+        if self.pipeline:
+            self._go_on()
+
+    def _answer_plain(self, fast: FastPath, data: bytes) -> bytes:
+        """Answer requests for which no parser is needed; return what follows them."""
+        while data and not self.flow.write_paused:
+            at, self._lines = fast.answer_all(data, self._out)
+            if not at:
+                break
+            self._flush()
+            data = data[at:]
+        self._wait_for_client()
+        return data
+
+    def _answer(self, call: Call) -> None:
+        """Answer a request that has arrived and whose turn it is."""
+        assert self._state.fast_path is not None
+        begin = len(self._out)
+        self._out_size += self._state.fast_path.answer_call(call, self._out)
+        if self.is_last:
+            head, blank, body = self._out[begin].partition(b"\r\n\r\n")
+            self._out[begin] = b"%b\r\nconnection: close%b%b" % (head, blank, body)
+        if self._out_size >= ENOUGH:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the answers that the fast path has given so far."""
+        out, self._out, self._out_size = self._out, [], 0
+        if out and not self.is_closing():
+            if len(out) == 1:
+                self.transport.write(out[0])
+            else:
+                self.transport.writelines(out)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -311,17 +366,25 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_size += len(name) + len(value) + 4
         if self._head_size + len(self.url) > MAX_HEAD:
             raise _headers_too_large()
-        super().on_header(name, value)
+        super().on_header(
+            name, value.rstrip(b" \t")
+        )  # blanks there mean nothing (RFC 9112, section 5)
         self._look_at(*self.headers[-1])
 
     def on_headers_complete(self) -> None:
         """The head is there: let the app begin, or queue behind the requests before."""
         self._noticed = True
         version = self._checked_version()
+        if self._fast is not None and version == "1.1":
+            lines, self._lines = self._lines, b""
+            method = self.parser.get_method()
+            self._call = self._fast.recognise(method, self.url, self.headers, lines)
+            if self._call is not None:
+                return
         self._fill_scope(version)
         self.cycle = self._make_cycle(version)
         self._has_cycle = True
-        if self._running is None:
+        if not (self._running or self.pipeline):
             self._start_asgi_task(self.cycle, self.app)
         else:
             self.pipeline.appendleft((self.cycle, self.app))
@@ -330,7 +393,10 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._noticed = True
-        super().on_body(body)
+        if self._call is not None:
+            self._call.body.append(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
@@ -338,24 +404,36 @@ class HttpProtocol(HttpToolsProtocol):
             return  # only its head: see _AfterUpgrade
         self._arriving = False
         self._due = math.inf
-        super().on_message_complete()
+        if self._call is None:
+            super().on_message_complete()
+            return
+        call, self._call = self._call, None
+        self.pipeline.appendleft(call)
 
     def on_response_complete(self) -> None:
-        """An answer has been sent: begin the next, or wait for it."""
+        """The app has answered: go on with the next request, or wait for it."""
         self.server_state.total_requests += 1
         self._running = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer what waits for its turn; then wait for the next, of which a part may be there."""
+        while self.pipeline and not (self._running or self.flow.write_paused or self.is_closing()):
+            waiting = self.pipeline.pop()
+            if isinstance(waiting, Call):
+                self._answer(waiting)
+            else:
+                self._start_asgi_task(*waiting)
+        self._flush()
         if self.is_closing():
             return
         if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
-        elif self._refusal is not None:
+            self.flow.pause_reading()
+        if self.pipeline or self._running:
+            return
+        if self._refusal is not None:
             self._leave(self._refusal)
-        else:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Wait for the next request, of which a part may be there."""
+            return
         self.flow.resume_reading()
         if self._arriving:
             return
@@ -452,11 +530,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._count_refused(kind.status)
         self._refusal = last_words(kind, detail, self.server_state.default_headers)
         self._withdraw_arriving()
-        if self._running is None:
+        if self._running is None and not self.pipeline:
             self._leave(self._refusal)
 
     def _withdraw_arriving(self) -> None:
         """Take the request of which only a part arrived from the app, or from the queue."""
+        self._call = None
         if not (self._arriving and self._has_cycle):
             return
         if self.cycle is not self._running:
@@ -496,7 +575,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Waiting
 
     def _is_idle(self) -> bool:
-        return self._running is None and not self._arriving
+        return not (self._running or self._arriving or self.pipeline)
 
     def _close_if_idle(self) -> None:
         if self._is_idle() and not self.is_closing():

@@ -30,7 +30,8 @@ from uvicorn.config import Config
 
 from cacheserver.errors import StartupError
 from cacheserver.http.farewell import OVERLOADED, Farewell, LoopState, last_words
-from cacheserver.metrics import Metrics
+from cacheserver.http.fastpath import FastPath
+from cacheserver.metrics import Metrics, Recorder
 from cacheserver.server.threads import Ended, start_thread
 
 TICK: Final = 0.1
@@ -64,6 +65,7 @@ class LoopThread:
         config: Config,
         metrics: Metrics,
         idle_timeout: float,
+        make_fast_path: Callable[[Recorder], FastPath | None] = lambda recorder: None,
         tick: Callable[[int], None] = lambda index: None,
     ) -> None:
         self.name = f"cacheserver-loop-{index}"
@@ -71,6 +73,7 @@ class LoopThread:
         self._config = config
         self._metrics = metrics
         self._idle_timeout = idle_timeout
+        self._make_fast_path = make_fast_path
         self._on_tick = tick
         self._ready = threading.Event()
         self._deadline = math.inf  # of draining, on the monotonic clock
@@ -140,7 +143,9 @@ class LoopThread:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._state = LoopState(self._metrics.recorder(), self._idle_timeout)
+        recorder = self._metrics.recorder()
+        fast_path = self._make_fast_path(recorder)
+        self._state = LoopState(recorder, self._idle_timeout, fast_path)
         # Copies: bytes that all loops send would cost every answer an atomic reference count.
         self._headers = [
             (_copy(name), _copy(value)) for name, value in self._config.encoded_headers
@@ -164,6 +169,8 @@ class LoopThread:
     def _refresh_headers(self) -> None:
         date = formatdate(time.time(), usegmt=True).encode()
         self._state.default_headers = [(b"date", date), *self._headers]
+        if self._state.fast_path is not None:
+            self._state.fast_path.refresh(self._state.default_headers)
 
     def _adopt(self, sock: socket.socket) -> None:
         self._connect(sock, self._new_protocol, self._count_closed)

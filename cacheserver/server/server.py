@@ -22,8 +22,10 @@ from uvicorn.config import Config
 
 from cacheserver import __version__
 from cacheserver.http import ServiceStatus, create_app
+from cacheserver.http.access import Tokens
+from cacheserver.http.fastpath import FastPath
 from cacheserver.http.protocol import HttpProtocol
-from cacheserver.metrics import Metrics
+from cacheserver.metrics import Metrics, Recorder
 from cacheserver.server.acceptor import Acceptor
 from cacheserver.server.loops import LoopThread
 from cacheserver.server.sockets import bracketed, listen
@@ -66,7 +68,9 @@ class Server:
         self.settings = settings
         self.token = secrets.token_urlsafe(32) if settings.auto_token else settings.token
         """What clients must show, None where anybody may do everything."""
-        self.status = ServiceStatus(threads=settings.threads, state="starting")
+        self.status = ServiceStatus(
+            threads=settings.threads, fast_path=settings.fast_path, state="starting"
+        )
         self.store = Store(
             stripes=settings.stripes,
             max_memory=settings.max_memory,
@@ -76,9 +80,14 @@ class Server:
         self.port = 0
         """Where it listens, once started."""
         metrics = Metrics()
-        config = _uvicorn_config(self.store, self.token, self.status, metrics)
+        tokens = Tokens([self.token]) if self.token else None
+        config = _uvicorn_config(self.store, tokens, self.status, metrics)
+
+        def make_fast_path(recorder: Recorder) -> FastPath | None:
+            return FastPath(self.store, tokens, recorder) if settings.fast_path else None
+
         self._loops = [
-            LoopThread(index, config, metrics, settings.idle_timeout, hooks.tick)
+            LoopThread(index, config, metrics, settings.idle_timeout, make_fast_path, hooks.tick)
             for index in range(settings.threads)
         ]
         self._hooks = hooks
@@ -159,10 +168,10 @@ class Server:
 
 
 def _uvicorn_config(
-    store: Store, token: str | None, status: ServiceStatus, metrics: Metrics
+    store: Store, tokens: Tokens | None, status: ServiceStatus, metrics: Metrics
 ) -> Config:
     config = Config(
-        create_app(store, tokens=token, status=status, metrics=metrics),
+        create_app(store, tokens=tokens, status=status, metrics=metrics),
         http=HttpProtocol,
         ws="none",
         lifespan="off",
