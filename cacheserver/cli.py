@@ -96,6 +96,7 @@ def _add_flag(parser: argparse.ArgumentParser, setting: Setting) -> None:
     if setting.metavar is None:
         parser.add_argument(
             setting.flag,
+            dest=setting.name,
             action="store_const",
             const="off" if setting.is_on else "on",
             default=argparse.SUPPRESS,

@@ -51,7 +51,7 @@ _BUCKETS: Final = len(REQUEST_BOUNDS) + 1
 class Recorder:
     """What one thread notes down. Only that thread writes; others may read at any time."""
 
-    __slots__ = ("_buckets", "_requests", "_seconds", "connections", "loop_lag", "thread")
+    __slots__ = ("_requests", "buckets", "connections", "loop_lag", "seconds", "thread")
 
     def __init__(self) -> None:
         self.thread = threading.current_thread().name
@@ -59,34 +59,40 @@ class Recorder:
         """Connections that are open."""
         self.loop_lag: float | None = None
         """How late the thread's event loop last was, in seconds, None where it runs none."""
-        self._requests: dict[tuple[str, int], int] = {}
-        self._seconds = 0.0
-        self._buckets = [0] * _BUCKETS
+        self._requests: dict[tuple[str, int], list[int]] = {}
+        self.seconds = [0.0]
+        """The sum of what the requests took."""
+        self.buckets = [0] * _BUCKETS
+        """How many of them took how long, by REQUEST_BOUNDS."""
 
     def request(self, method: str, status: int, seconds: float) -> None:
         """Note a request that was answered after so long."""
-        self.answered((method if method in METHODS else OTHER, status), 1)
-        self.took(seconds, 1)
+        self.counter(method if method in METHODS else OTHER, status)[0] += 1
+        self.took(seconds)
 
-    def answered(self, label: tuple[str, int], number: int) -> None:
-        """Note `number` requests by method, which must be one of METHODS or OTHER, and status."""
-        try:
-            self._requests[label] += number
-        except KeyError:
-            self._requests[label] = number
+    def counter(self, method: str, status: int) -> list[int]:
+        """Return a list whose only item is to be added to for each such request that is answered.
 
-    def took(self, seconds: float, number: int) -> None:
-        """Note that `number` requests were answered after so long, each."""
+        The method is one of METHODS, or OTHER.
+        """
+        label = method, status
+        if label not in self._requests:
+            self._requests[label] = [0]
+        return self._requests[label]
+
+    def took(self, seconds: float, number: int = 1) -> None:
+        """Note that `number` requests were answered, each after so long."""
         # Bucket k holds what is at most 2**(k + _FIRST) microseconds long.
         bits = max(0, math.ceil(seconds * 1e6) - 1).bit_length()
-        self._buckets[min(max(0, bits - _FIRST), _BUCKETS - 1)] += number
-        self._seconds += seconds * number
+        self.buckets[min(max(0, bits - _FIRST), _BUCKETS - 1)] += number
+        self.seconds[0] += seconds * number
 
     def totals(self) -> Totals:
         """Return a copy of the numbers that only ever rise."""
-        buckets = tuple(self._buckets)
-        durations = Histogram(sum(buckets), self._seconds, buckets)
-        return Totals(Counter(self._requests.copy()), durations)
+        buckets = tuple(self.buckets)
+        durations = Histogram(sum(buckets), self.seconds[0], buckets)
+        counts = {label: count[0] for label, count in self._requests.copy().items() if count[0]}
+        return Totals(Counter(counts), durations)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from cacheserver.http import problems
 from cacheserver.http.farewell import Farewell, LoopState, last_words
-from cacheserver.http.fastpath import ENOUGH, Call, FastPath
+from cacheserver.http.fastpath import Call, Connection
 from cacheserver.http.problems import Kind
 from cacheserver.metrics import OTHER
 
@@ -52,6 +52,8 @@ MAX_HEAD: Final = 64 << 10
 """Bytes of a request's target and headers together."""
 MAX_TARGET: Final = 16 << 10
 """Bytes of a request's target."""
+_BATCH: Final = 64
+"""Pieces of answers that are written together."""
 DRAIN_PAUSE: Final = 0.1
 """Seconds that an idle connection gets, once the server is stopping, for a request on its way."""
 
@@ -187,9 +189,11 @@ class HttpProtocol(HttpToolsProtocol):
 
         self._fast = server_state.fast_path  # None where the app is to answer
         self._call: Call | None = None  # the request that is arriving, if the fast path answers it
-        self._lines = b""  # header lines that the fast path has found and does not know
-        self._out: list[bytes] = []  # answers of the fast path that are not written yet
-        self._out_size = 0
+        self._out: list[bytes] = []  # its answers that are not written yet
+        self.unknown_lines = b""
+        self.answered_at = 0.0
+        # What takes bytes that begin where a request does; None where they go to the parser.
+        self._answer_all: Callable[[bytes, Connection], bytes] | None = None
 
         self.pipeline: deque[_Waiting] = deque()  # type: ignore[assignment]
         self._running: RequestResponseCycle | None = None  # the request the app works on
@@ -212,11 +216,13 @@ class HttpProtocol(HttpToolsProtocol):
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
+        self.send: Callable[[bytes], object] = transport.write
         self._state.recorder.connections += 1
         self._wait_for_client()
         self._timer = self.loop.call_later(self._state.idle_timeout, self._watch)
         if self._state.draining:
             self.shutdown()
+        self._settle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the app, and let go of everything."""
@@ -245,6 +251,7 @@ class HttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client doesn't take what is sent."""
         super().pause_writing()
+        self._answer_all = None
         self._unsent = math.inf
         self._wait_for_client()
 
@@ -258,7 +265,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection as soon as it owes no answer."""
-        self._fast = None  # the app's answers tell when they are the last
+        self._fast = self._answer_all = None  # the app's answers tell when they are the last
         if self._is_idle():
             self.loop.call_later(DRAIN_PAUSE, self._close_if_idle)
 
@@ -292,12 +299,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; the callbacks below do the rest."""
+        answer_all = self._answer_all
+        while answer_all is not None:
+            rest = answer_all(data, self)
+            if not rest:
+                return
+            if len(rest) == len(data):
+                break  # the next request is not one for the fast path
+            data, answer_all = rest, self._answer_all
         if self._refusal is not None:
             return
-        if self._fast is not None and not (self._running or self._arriving or self.pipeline):
-            data = self._answer_plain(self._fast, data)
-            if not data:
-                return
+        self._answer_all = None
         self._noticed = False
         try:
             self._feed(data)
@@ -307,35 +319,26 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(problems.BAD_REQUEST, f"this is not HTTP/1.1: {error}")
         else:
             self._bound_unnoticed(len(data))
-        self._lines = b""
+        self.unknown_lines = b""
         if self.pipeline:
             self._go_on()
-
-    def _answer_plain(self, fast: FastPath, data: bytes) -> bytes:
-        """Answer requests for which no parser is needed; return what follows them."""
-        while data and not self.flow.write_paused:
-            at, self._lines = fast.answer_all(data, self._out)
-            if not at:
-                break
-            self._flush()
-            data = data[at:]
-        self._wait_for_client()
-        return data
+        else:
+            self._settle()
 
     def _answer(self, call: Call) -> None:
         """Answer a request that has arrived and whose turn it is."""
         assert self._state.fast_path is not None
         begin = len(self._out)
-        self._out_size += self._state.fast_path.answer_call(call, self._out)
+        self._state.fast_path.answer_call(call, self._out)
         if self.is_last:
             head, blank, body = self._out[begin].partition(b"\r\n\r\n")
             self._out[begin] = b"%b\r\nconnection: close%b%b" % (head, blank, body)
-        if self._out_size >= ENOUGH:
+        if len(self._out) >= _BATCH:
             self._flush()
 
     def _flush(self) -> None:
         """Write the answers that the fast path has given so far."""
-        out, self._out, self._out_size = self._out, [], 0
+        out, self._out = self._out, []
         if out and not self.is_closing():
             if len(out) == 1:
                 self.transport.write(out[0])
@@ -376,7 +379,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._noticed = True
         version = self._checked_version()
         if self._fast is not None and version == "1.1":
-            lines, self._lines = self._lines, b""
+            lines, self.unknown_lines = self.unknown_lines, b""
             method = self.parser.get_method()
             self._call = self._fast.recognise(method, self.url, self.headers, lines)
             if self._call is not None:
@@ -440,6 +443,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._wait_for_client()
         if self.is_last:
             self._close_if_idle()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have the next bytes taken by the fast path, if they begin where a request does."""
+        if self._refusal is not None or self.flow.write_paused:
+            return
+        if self._fast is not None and self._is_idle():
+            self._answer_all = self._fast.answer_all
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -586,6 +597,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         now = self.loop.time()
+        self._due = max(self._due, self.answered_at + self._state.idle_timeout)
         if now >= self._due:
             if not self._is_excused():
                 self._give_up()

@@ -353,8 +353,9 @@ class Slot(TimedLock):
         if not blocking or timeout != -1:
             raise LockMisuse("a slot can only be waited for: call acquire() without arguments")
         if not self.closed and self._lock.acquire(False):
-            self._acquisitions += 1  # as in _count_locked, without the call
-            if not self._acquisitions % SAMPLE_EVERY:
+            # As in _count_locked, without the call.
+            self._acquisitions = acquisitions = self._acquisitions + 1
+            if not acquisitions & 63:  # SAMPLE_EVERY
                 self._held_since = perf_counter_ns()
         elif self.closed:
             self._acquire_in_turn()

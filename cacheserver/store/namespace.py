@@ -21,8 +21,6 @@ from cacheserver.store.locks import LockStatistics
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
 
-_HITS: Final = 0
-_MISSES: Final = 1
 _WRITES: Final = 2
 _CONFLICTS: Final = 3
 
@@ -135,22 +133,17 @@ class Namespace:
 class NamespaceView:
     """One thread's way into a namespace: nothing in it is shared with another thread."""
 
-    __slots__ = ("_counts", "_default_ttl", "_delete", "_put", "_read")
+    __slots__ = ("_counts", "_default_ttl", "_delete", "_put", "read")
 
     def __init__(
         self, entries: StripedDict[str, bytes], counts: list[int], default_ttl: float
     ) -> None:
-        self._read = entries.read
+        self.read: Final = entries.counting_read(counts)
+        """Return the key's entry, None where there is none, and count a hit or a miss."""
         self._put = entries.put
         self._delete = entries.delete
         self._counts = counts
         self._default_ttl = default_ttl
-
-    def read(self, key: str) -> Entry[bytes] | None:
-        """Return the key's entry, None where there is none, and count a hit or a miss."""
-        entry = self._read(key)
-        self._counts[_HITS if entry else _MISSES] += 1
-        return entry
 
     def put(
         self,
@@ -161,14 +154,13 @@ class NamespaceView:
         condition: Condition | None,
     ) -> Written | Conflict[bytes]:
         """Write the key if `condition` holds, and count a write or a conflict."""
-        outcome = self._put(
-            key,
-            value,
-            ttl=self._default_ttl if ttl is None else ttl,
-            content_type=content_type,
-            condition=condition,
-        )
-        self._counts[_WRITES if type(outcome) is Written else _CONFLICTS] += 1
+        if ttl is None:
+            ttl = self._default_ttl
+        outcome = self._put(key, value, ttl=ttl, content_type=content_type, condition=condition)
+        if condition is None or type(outcome) is Written:
+            self._counts[_WRITES] += 1
+        else:
+            self._counts[_CONFLICTS] += 1
         return outcome
 
     def delete(self, key: str, condition: Condition | None) -> Deleted | Missing | Conflict[bytes]:

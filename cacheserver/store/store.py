@@ -122,27 +122,32 @@ class Store:
         )
 
 
+class _Views(dict[str, NamespaceView]):
+    """One thread's views of namespaces, by name; None for a namespace that is not there."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def __missing__(self, name: str) -> NamespaceView | None:
+        return self.open(name) if name in self._store else None
+
+    def open(self, name: str) -> NamespaceView:
+        if name not in self:
+            self[name] = self._store.namespace(name).view()
+        return self[name]
+
+
 class StoreView:
     """One thread's way into a store: it finds a namespace's view without touching what is shared."""
 
-    __slots__ = ("_known", "max_value_size", "store")
+    __slots__ = ("find", "max_value_size", "open", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.max_value_size = store.max_value_size
-        self._known: dict[str, NamespaceView] = {}
-
-    def find(self, name: str) -> NamespaceView | None:
+        views = _Views(store)
+        self.find: Callable[[str], NamespaceView | None] = views.__getitem__
         """Return this thread's view of a namespace, None where there is no such namespace."""
-        try:
-            return self._known[name]
-        except KeyError:
-            return self.open(name) if name in self.store else None
-
-    def open(self, name: str) -> NamespaceView:
+        self.open: Callable[[str], NamespaceView] = views.open
         """Return this thread's view of a namespace, which is made if need be."""
-        if name in self._known:
-            return self._known[name]
-        view = self.store.namespace(name).view()
-        self._known[name] = view
-        return view
