@@ -6,7 +6,8 @@ a defect of ours: the client gets INTERNAL, which tells nothing of the inside, a
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 from cacheserver import errors
 from cacheserver.http import codec
@@ -15,25 +16,28 @@ from cacheserver.http import errors as http_errors
 MEDIA_TYPE: Final = "application/problem+json"
 
 
-class Kind(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kind:
     """A kind of problem: what stays the same each time it occurs."""
 
     status: int
     slug: str
     """Names the kind in `type`, for programs; it never changes."""
     title: str
+    beginning: bytes = field(init=False, repr=False)
+    """The body as far as it is always the same."""
+
+    def __post_init__(self) -> None:
+        """Write what is always the same, once."""
+        same = {"type": f"urn:cacheserver:problem:{self.slug}", "title": self.title}
+        beginning = codec.dumps({**same, "status": self.status}).removesuffix(b"}")
+        object.__setattr__(self, "beginning", beginning)
 
     def render(self, detail: str, **fields: object) -> bytes:
         """Return the body: `detail` says what was wrong this time and what would be right."""
-        return codec.dumps(
-            {
-                "type": f"urn:cacheserver:problem:{self.slug}",
-                "title": self.title,
-                "status": self.status,
-                "detail": detail,
-                **fields,
-            }
-        )
+        # Value by value: the standard library writes text in a tenth of the time of a dict.
+        more = [b',"%b":%b' % (name.encode(), codec.dumps(fields[name])) for name in fields]
+        return b'%b,"detail":%b%b}' % (self.beginning, codec.dumps(detail), b"".join(more))
 
 
 MALFORMED_TARGET: Final = Kind(400, "malformed-target", "The request target is malformed")
