@@ -4,10 +4,11 @@ It answers GET, HEAD, PUT and DELETE below /v1/kv/ that are plain: valid, with n
 head, and with a body of a known length. All others it leaves to the ASGI app. Its answers are those of
 the app, byte for byte: both take them from `cacheserver.http.kv`.
 
-The header lines of a client hardly change from request to request. So what the parser made of them is
-kept, under their very bytes, and a request with the same lines needs no parser: its first line is
-matched, its header lines are looked up (`answer_all`). A request whose lines are not known goes through
-the parser (`recognise`, `answer`), and lines that come again are learnt.
+A request that arrives whole, as nearly all do, is not taken apart by callbacks (`answer_all`). Its first
+line is matched. Its header lines are given to httptools to say whether they are HTTP, and searched for
+the few that matter; and since a client's lines hardly change, what was found is kept under their very
+bytes, so that the next request with the same lines needs a look-up only. A request in pieces comes
+through the connection's parser (`recognise`, `answer_call`).
 
 One object a loop, made and used in that loop's thread alone; it relies on no atomicity.
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from cacheserver import operations
@@ -35,7 +37,7 @@ from cacheserver.http.routes import KV, ROUTES
 from cacheserver.metrics import Recorder
 from cacheserver.store.entry import Entry
 from cacheserver.store.names import check_key
-from cacheserver.store.outcomes import Condition, Missing
+from cacheserver.store.outcomes import Condition, Missing, Written
 from cacheserver.store.store import Store, StoreView
 
 type _Match = Callable[[bytes, int], re.Match[bytes] | None]
@@ -45,8 +47,8 @@ type Target = tuple[str, str, str, float | None, Condition | None]
 
 MAX_KNOWN: Final = 128
 """Different header lines, and different content types, that are remembered; then all are forgotten."""
-MAX_LINES: Final = 2048
-"""Bytes of header lines that are remembered."""
+MAX_LINES: Final = 4096
+"""Bytes of header lines that are looked at here; with more the connection's parser has to deal."""
 MAX_SEEN: Final = 1024
 """Different header lines that are remembered to have come once."""
 
@@ -57,6 +59,12 @@ _GET: Final = rb"GET " + _SIMPLE
 _PUT: Final = rb"PUT " + _SIMPLE
 _LINE: Final = rb"(GET|PUT|HEAD|DELETE) " + _TARGET + rb" HTTP/1\.1\r\n"
 
+_MATTERS: Final = (
+    rb"(?i)\r\n(host|content-length|content-type|if-match|if-none-match|authorization|connection|expect"
+    rb"|transfer-encoding|upgrade|proxy-connection|content-encoding|content-range)[ \t]*:[ \t]*"
+    rb"([^\r\n]*)"
+)
+"""A header line that says something about how to answer, behind the end of the line before."""
 _UNUSUAL: Final = frozenset(
     (
         b"content-encoding",
@@ -108,8 +116,6 @@ class Connection(Protocol):
     """The transport's `write`."""
     answered_at: float
     """The monotonic second of its last answer from here."""
-    unknown_lines: bytes
-    """Header lines that were met and are not known."""
 
 
 class FastPath:
@@ -121,12 +127,14 @@ class FastPath:
         self._recorder = recorder
         self._match_line = _own_pattern(_LINE).match
         self._match_target = _own_pattern(_TARGET).fullmatch
+        self._find_fields = _own_pattern(_MATTERS).findall
         self._methods = {method.encode(): method for method in _PARAMETERS}
         # What is known of header lines: of all, and of those without a condition the size of the body
         # and its content type, by whether there is a body.
         self._known: dict[bytes, Head] = {}
         self._bodiless: set[bytes] = set()
         self._bodies: dict[bytes, tuple[int, str]] = {}
+        self._queries: dict[tuple[str, bytes], float | None] = {}  # the ttl that they give
         self._seen: set[int] = set()  # hashes of lines that came once
         # Answers, but for what differs from one to the next:
         self._start = b""  # what follows the status line
@@ -248,7 +256,7 @@ class FastPath:
                             except Exception as error:
                                 self._fail("PUT", error, out)
                 if not next_at:
-                    next_at = self._answer_other(data, at, out, connection)
+                    next_at = self._answer_other(data, at, out)
                     if not next_at:
                         break
                 at = next_at
@@ -272,17 +280,20 @@ class FastPath:
 
         return answer_all
 
-    def _answer_other(self, data: bytes, at: int, out: list[bytes], connection: Connection) -> int:
+    def _answer_other(self, data: bytes, at: int, out: list[bytes]) -> int:
         """Answer the request at `at` if it is plain and whole; return where it ends, 0 where it isn't."""
         line = self._match_line(data, at)
         if line is None:
             return 0
         body_at = data.find(b"\r\n\r\n", line.end() - 2) + 4
         lines = data[line.end() : body_at]
-        if lines not in self._known:
-            connection.unknown_lines = lines
-            return 0
-        head = self._known[lines]
+        try:
+            head = self._known[lines]
+        except KeyError:
+            found = self._read_lines(lines)
+            if found is None:
+                return 0
+            head = found
         end = body_at + head.size
         target = self._read_target(*line.groups())
         if target is None or end > len(data) or (head.size and target[0] != "PUT"):
@@ -290,18 +301,12 @@ class FastPath:
         self.answer(target, head, data[body_at:end], out)
         return end
 
-    def recognise(
-        self, method: bytes, url: bytes, headers: RawHeaders, lines: bytes
-    ) -> Call | None:
-        """Return what an HTTP/1.1 request asks for, None where it is one for the app.
-
-        `headers` are what the parser found in `lines`, which may be empty where they are unknown.
-        """
+    def recognise(self, method: bytes, url: bytes, headers: RawHeaders) -> Call | None:
+        """Return what an HTTP/1.1 request asks for, None where it is one for the app."""
         head = self._read_head(headers)
         found = self._match_target(url)
         if head is None or found is None or method not in self._methods:
             return None
-        self._learn(lines, headers, head)
         target = self._read_target(method, *found.groups())
         if target is None or (head.size and method != b"PUT"):
             return None
@@ -328,12 +333,20 @@ class FastPath:
                     ttl=ttl,
                     condition=condition,
                 )
+                if isinstance(outcome, Written):
+                    status = 201 if outcome.created else 204
+                    self._recorder.counter("PUT", status)[0] += 1
+                    out.append(self._written[outcome.created] % outcome.version)
+                    return
                 answer = kv.answer_put(outcome)
             elif method == "DELETE":
                 gone = operations.delete(view, namespace, key, condition=condition)
                 answer = kv.answer_delete(gone, namespace, key)
             else:
                 found = operations.get(view, namespace, key)
+                if head.condition is None and not isinstance(found, Missing):
+                    self._give_value(method, found, out)
+                    return
                 answer = kv.answer_get(view, found, namespace, key, head.wanted, head.news)
         except Exception as error:
             self._fail(method, error, out)
@@ -341,6 +354,17 @@ class FastPath:
             self._give(method, answer, out)
 
     # Answers
+
+    def _give_value(self, method: str, entry: Entry[bytes], out: list[bytes]) -> None:
+        value, version, deadline, content_type = entry
+        template = self._hits.get(content_type) or self._prepare(content_type)
+        age = self._caching(entry) if deadline else b"no-cache"
+        body = b"" if method == "HEAD" else value
+        self._recorder.counter(method, 200)[0] += 1
+        if len(body) < 4096:
+            out.append(template % (version, age, len(value), body))
+        else:
+            out += (template % (version, age, len(value), b""), body)
 
     def _prepare(self, content_type: str) -> bytes:
         """Make and return the template of the answers with this content type."""
@@ -397,14 +421,23 @@ class FastPath:
             else:
                 text = key.decode()
             if query:
-                parameters = target.parse_query(query, _PARAMETERS[verb])
-                if "ttl" in parameters:
-                    ttl = target.parse_ttl(parameters["ttl"])
-                if "cas" in parameters:
-                    cas = Condition.version(target.parse_cas(parameters["cas"]))
+                ttl, cas = self._read_query(verb, query)
         except CacheServerError:
             return None
         return verb, namespace.decode(), text, ttl, cas
+
+    def _read_query(self, method: str, query: bytes) -> tuple[float | None, Condition | None]:
+        """Return ttl and the condition of cas. What has no cas is often the same, and remembered."""
+        if (method, query) in self._queries:
+            return self._queries[method, query], None
+        parameters = target.parse_query(query, _PARAMETERS[method])
+        ttl = target.parse_ttl(parameters["ttl"]) if "ttl" in parameters else None
+        if "cas" in parameters:
+            return ttl, Condition.version(target.parse_cas(parameters["cas"]))
+        if len(self._queries) >= MAX_KNOWN:
+            self._queries.clear()
+        self._queries[method, query] = ttl
+        return ttl, None
 
     def _read_head(self, headers: RawHeaders) -> Head | None:
         """Return what headers say, None where the app has to look at them."""
@@ -420,19 +453,37 @@ class FastPath:
             return None
         if self._tokens is not None and not self._tokens.admit(headers):
             return None
+        wanted = news = condition = None
         try:
-            wanted = conditions.if_match(fields.get(b"if-match"))
-            news = conditions.if_none_match(fields.get(b"if-none-match"))
+            if b"if-match" in fields or b"if-none-match" in fields:
+                wanted = conditions.if_match(fields.get(b"if-match"))
+                news = conditions.if_none_match(fields.get(b"if-none-match"))
+                condition = conditions.all_of(wanted, news)
             content_type = bodies.parse_content_type(fields.get(b"content-type"))
         except RequestError:
             return None
-        condition = conditions.all_of(wanted, news)
         return Head(int(size), wanted, news, condition, content_type)
 
-    def _learn(self, lines: bytes, headers: RawHeaders, head: Head) -> None:
+    def _read_lines(self, lines: bytes) -> Head | None:
+        """Return what header lines say, None where they are not plain, or not HTTP at all."""
+        # Line ends that are none, and lines that go on in the next one, are for the parser.
+        if len(lines) > MAX_LINES:
+            return None
+        if lines.count(b"\n") != lines.count(b"\r\n") or b"\r\n " in lines or b"\r\n\t" in lines:
+            return None
+        if not _is_head(lines):
+            return None
+        fields = self._find_fields(b"\r\n" + lines)
+        headers = [(name.lower(), value.rstrip(b" \t")) for name, value in fields]
+        if [name for name, _ in headers].count(b"host") != 1:
+            return None
+        head = self._read_head(headers)
+        if head is not None:
+            self._learn(lines, head)
+        return head
+
+    def _learn(self, lines: bytes, head: Head) -> None:
         """Remember what these lines say, if it is not the first time that they come."""
-        if not lines or len(lines) > MAX_LINES or not _are(lines, headers):
-            return
         mark = hash(lines)
         if mark not in self._seen:
             if len(self._seen) >= MAX_SEEN:
@@ -450,17 +501,26 @@ class FastPath:
                 self._bodiless.add(lines)
 
 
+class _Counter:
+    """Parser callbacks that count heads. Without one for headers the parser only checks those."""
+
+    def __init__(self) -> None:
+        self.heads = 0
+
+    def on_headers_complete(self) -> None:
+        self.heads += 1
+
+
+def _is_head(lines: bytes) -> bool:
+    """Tell whether the parser takes these lines for the header lines of one request."""
+    counter = _Counter()
+    try:
+        httptools.HttpRequestParser(counter).feed_data(b"PUT / HTTP/1.1\r\n" + lines)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        return False
+    return counter.heads == 1
+
+
 def _own_pattern(pattern: bytes) -> re.Pattern[bytes]:
     """Return a pattern that no other thread uses, for each match counts a reference to its pattern."""
     return re.compile(pattern + rb"(?#%d)" % next(_numbers))
-
-
-def _are(lines: bytes, headers: RawHeaders) -> bool:
-    """Tell whether these lines are these headers, one a line, and nothing else."""
-    *fields, last, rest = lines.split(b"\r\n")
-    if last or rest or len(fields) != len(headers):
-        return False
-    return all(
-        line.partition(b":")[0].lower() == name and line.partition(b":")[2].strip(b" \t") == value
-        for line, (name, value) in zip(fields, headers, strict=True)
-    )

@@ -36,8 +36,12 @@ class Kind:
     def render(self, detail: str, **fields: object) -> bytes:
         """Return the body: `detail` says what was wrong this time and what would be right."""
         # Value by value: the standard library writes text in a tenth of the time of a dict.
-        more = [b',"%b":%b' % (name.encode(), codec.dumps(fields[name])) for name in fields]
+        more = [b',"%b":%b' % (name.encode(), _dumps(value)) for name, value in fields.items()]
         return b'%b,"detail":%b%b}' % (self.beginning, codec.dumps(detail), b"".join(more))
+
+
+def _dumps(value: object) -> bytes:
+    return b"%d" % value if type(value) is int else codec.dumps(value)
 
 
 MALFORMED_TARGET: Final = Kind(400, "malformed-target", "The request target is malformed")

@@ -190,7 +190,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._fast = server_state.fast_path  # None where the app is to answer
         self._call: Call | None = None  # the request that is arriving, if the fast path answers it
         self._out: list[bytes] = []  # its answers that are not written yet
-        self.unknown_lines = b""
         self.answered_at = 0.0
         # What takes bytes that begin where a request does; None where they go to the parser.
         self._answer_all: Callable[[bytes, Connection], bytes] | None = None
@@ -288,12 +287,8 @@ class HttpProtocol(HttpToolsProtocol):
         return self._leaving or self.transport.is_closing()
 
     def close(self) -> None:
-        """Close after the answer that was just given."""
-        if self._arriving or self.pipeline or self._refusal is not None:
-            self._leave(b"")
-        else:
-            self._wait_for_client()
-            self.transport.close()
+        """Close after the answer that was just given, of which nothing must be lost."""
+        self._leave(b"")
 
     # The parser and its callbacks
 
@@ -319,7 +314,6 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(problems.BAD_REQUEST, f"this is not HTTP/1.1: {error}")
         else:
             self._bound_unnoticed(len(data))
-        self.unknown_lines = b""
         if self.pipeline:
             self._go_on()
         else:
@@ -379,9 +373,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._noticed = True
         version = self._checked_version()
         if self._fast is not None and version == "1.1":
-            lines, self.unknown_lines = self.unknown_lines, b""
             method = self.parser.get_method()
-            self._call = self._fast.recognise(method, self.url, self.headers, lines)
+            self._call = self._fast.recognise(method, self.url, self.headers)
             if self._call is not None:
                 return
         self._fill_scope(version)
