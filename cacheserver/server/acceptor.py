@@ -5,7 +5,8 @@ Guarantees:
 - Never more than `limit` connections are served, those on their way to a loop included. A further
   one is told so and closed; while it is, it takes no place from one that could be served.
 - Being short of descriptors or memory stops nothing: it is logged, now and then, and tried again.
-- Once stopped it takes what the kernel has already completed, and then closes its sockets.
+- Once stopped it takes what the kernel has already completed, and then closes its sockets. On Linux
+  nobody can connect in between, so no connection that a client has is lost.
 
 Assumes of the interpreter: reading another thread's integer attribute is atomic.
 """
@@ -16,7 +17,10 @@ import errno
 import logging
 import selectors
 import socket
+import struct
+import sys
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Final, Protocol
@@ -61,6 +65,27 @@ _CLIENT_GONE: Final = frozenset(
 """What accept(2) passes on of a connection that failed before it was accepted."""
 
 _log: Final = logging.getLogger(__name__)
+
+
+_SO_ATTACH_FILTER: Final = 26
+"""Of <asm-generic/socket.h>, which Python has no name for."""
+_DROP_ALL: Final = struct.pack("HBBI", 6, 0, 0, 0)
+"""A socket filter of one instruction: accept 0 bytes of every packet."""
+
+
+def _turn_newcomers_away(listener: socket.socket) -> None:
+    """Have the kernel complete no further connection; those that it has completed can be accepted.
+
+    Whoever knocks then is told, once the socket is closed, that nobody listens.
+    """
+    if sys.platform != "linux":
+        return
+    program = array("B", _DROP_ALL)
+    address, _length = program.buffer_info()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, address))
+    except OSError as error:
+        _log.debug("connections that come at this very moment may be lost: %s", error)
 
 
 class Dealt(Protocol):
@@ -116,6 +141,8 @@ class Acceptor:
                 while not self._stopping:
                     ready = [key.fileobj for key, _ in selector.select(_TICK)]
                     self._accept_from([sock for sock in self._listeners if sock in ready], _BATCH)
+            for listener in self._listeners:
+                _turn_newcomers_away(listener)
             self._accept_from(self._listeners, BACKLOG)
         finally:
             self._close()

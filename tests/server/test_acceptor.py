@@ -81,6 +81,33 @@ def test_what_waits_is_accepted_before_the_sockets_are_closed() -> None:
     acceptor.stop()
 
 
+class EmptiedListener(socket.socket):
+    """A listening socket that somebody knocks at when there is nothing to accept any more."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().accept()
+        except BlockingIOError:
+            self.latecomer = socket.socket()
+            self.latecomer.settimeout(0.2)
+            self.result = self.latecomer.connect_ex(self.getsockname())
+            raise
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="socket filters are Linux's")
+def test_nobody_connects_between_the_last_accept_and_the_close() -> None:
+    """Who comes then is not connected, rather than connected and lost."""
+    with EmptiedListener() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        acceptor = Acceptor([listener], [Taker()], limit=5)
+        acceptor.stop()
+        acceptor.run()
+        assert listener.result == errno.EAGAIN, "connected, or refused, before the time-out"
+        listener.latecomer.close()
+
+
 class Failing(socket.socket):
     """A listening socket that passes an error on before there is nothing to accept any more."""
 
