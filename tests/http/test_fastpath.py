@@ -1,0 +1,274 @@
+"""The fast path: what it answers by itself, what it leaves, what it remembers, what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import pytest
+
+from cacheserver import operations
+from cacheserver.http.access import Tokens
+from cacheserver.http.fastpath import MAX_KNOWN, MAX_LINES, FastPath
+from cacheserver.metrics import Metrics
+from cacheserver.store.outcomes import Missing
+from cacheserver.store.store import Store
+
+HOST = b"Host: t\r\n"
+DATE = (b"date", b"Sun, 22 Nov 2026 12:00:00 GMT")
+
+
+class Connection:
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.transport = cast("asyncio.Transport", self)
+        self.send: Callable[[bytes], object] = self.write
+        self.answered_at = 0.0
+        self.pieces: list[bytes] = []
+        self.writes = 0
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+        self.writes += 1
+
+    def writelines(self, pieces: Sequence[bytes]) -> None:
+        self.pieces += pieces
+        self.writes += 1
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+class Served:
+    """A fast path over a store of its own."""
+
+    def __init__(self, *, max_memory: int = 1 << 30, tokens: Tokens | None = None) -> None:
+        self.store = Store(max_memory=max_memory)
+        self.metrics = Metrics()
+        self.path = FastPath(self.store, tokens, self.metrics.recorder())
+        self.path.refresh([DATE])
+
+    def ask(self, data: bytes) -> tuple[Connection, bytes]:
+        """Hand `data` to it once; return what it wrote and what it left."""
+        connection = Connection()
+        return connection, self.path.answer_all(data, connection)
+
+    def keep(self, key: str, value: bytes, content_type: str = "text/plain") -> None:
+        """Write a key of namespace n."""
+        operations.put(self.store.view(), "n", key, value, content_type=content_type)
+
+    def counts(self) -> dict[tuple[str, int], int]:
+        """How many requests were answered, by method and status."""
+        return dict(self.metrics.totals().requests)
+
+
+def get(key: str, lines: bytes = HOST) -> bytes:
+    return b"GET /v1/kv/n/%b HTTP/1.1\r\n%b\r\n" % (key.encode(), lines)
+
+
+def put(key: str, value: bytes, lines: bytes = HOST) -> bytes:
+    head = b"PUT /v1/kv/n/%b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n"
+    return head % (key.encode(), lines, len(value)) + value
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_an_answer_is_the_same_however_often_the_lines_came(times: int) -> None:
+    """With lines that are new, seen once and known."""
+    served = Served()
+    served.keep("k", b"value")
+    for _ in range(times):
+        connection, rest = served.ask(get("k"))
+    head, _, body = connection.received.partition(b"\r\n\r\n")
+    found = operations.get(served.store.view(), "n", "k")
+    assert not isinstance(found, Missing)
+    version = found[1]
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 200 OK",
+        b"date: Sun, 22 Nov 2026 12:00:00 GMT",
+        b'etag: "%d"' % version,
+        b"cache-control: no-cache",
+        b"content-type: text/plain",
+        b"content-length: 5",
+    ]
+    assert (body, rest) == (b"value", b"")
+
+
+def test_requests_of_one_read_are_answered_in_order_and_in_one_write() -> None:
+    """Reads, writes, misses and deletions of one connection, those with known lines and others."""
+    served = Served()
+    data = put("a", b"1") + get("a") + get("none") + get("a", b"X-Id: 7\r\n" + HOST)
+    data += b"DELETE /v1/kv/n/a HTTP/1.1\r\n" + HOST + b"\r\n" + get("a")
+    for _ in range(3):
+        connection, rest = served.ask(data)
+        assert statuses(connection.received) == [201, 200, 404, 200, 204, 404]
+        assert (connection.writes, rest) == (1, b"")
+    assert served.counts() == {
+        ("PUT", 201): 3,
+        ("GET", 200): 6,
+        ("GET", 404): 6,
+        ("DELETE", 204): 3,
+    }
+    assert served.metrics.totals().durations.count == 18
+
+
+def test_a_connection_is_answered_so_much_at_a_time() -> None:
+    """After 64 answers the rest is given back, and asked for again."""
+    served = Served()
+    served.keep("k", b"value")
+    connection, rest = served.ask(get("k") * 150)
+    assert statuses(connection.received) == [200] * 64
+    assert rest == get("k") * 86
+
+
+def test_a_large_value_is_not_copied() -> None:
+    """What is handed to the transport is the value itself."""
+    served = Served()
+    value = bytes(5000)
+    served.keep("k", value)
+    for _ in range(3):
+        connection, _rest = served.ask(get("k"))
+        assert any(piece is value for piece in connection.pieces)
+        assert connection.received.endswith(b"content-length: 5000\r\n\r\n" + value)
+
+
+@pytest.mark.parametrize("key", ["k", "%6b"])
+def test_a_percent_sign_in_a_content_type_is_one(key: str) -> None:
+    """Answers are made from templates, in which such a sign has a meaning."""
+    served = Served()
+    served.keep("k", b"50%", content_type="text/x; a=%d%s%%")
+    connection, _rest = served.ask(get(key))
+    assert b"\r\ncontent-type: text/x; a=%d%s%%\r\n" in connection.received
+    assert connection.received.endswith(b"\r\n\r\n50%")
+
+
+def test_answers_begin_with_the_headers_of_now() -> None:
+    """Also those whose template was made before."""
+    served = Served()
+    served.keep("k", b"value")
+    served.ask(get("k"))
+    served.path.refresh([(b"date", b"later")])
+    for data in (get("k"), get("none"), put("k", b"2"), put("new", b"2")):
+        connection, _rest = served.ask(data)
+        assert connection.received.split(b"\r\n")[1] == b"date: later"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        get("k", b""),
+        get("k", HOST * 2),
+        get("k", HOST + b"Expect: 100-continue\r\n"),
+        get("k", HOST + b"Connection: close\r\n"),
+        get("k", HOST + b"cOnNeCtIoN: upgrade\r\nUpgrade: h2c\r\n"),
+        get("k", HOST + b"Content-Length: 1\r\n") + b"x",
+        get("k", HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n") + b"x",
+        get("k", HOST + b"Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n",
+        get("k", HOST + b"If-Match: 7\r\n"),
+        get("k", HOST + b"X: a\r\n b\r\n"),
+        get("k", HOST + b"X: a\nY: b\r\n"),
+        get("k", HOST + b"X: a\0\r\n"),
+        get("k", HOST + b"X : a\r\n"),
+        get("k", HOST + b"X\r\n"),
+        get("k", HOST + b": a\r\n"),
+        get("k", HOST + b"X: %b\r\n" % (b"a" * MAX_LINES)),
+        get("k", HOST)[:-1],
+        get("k?ttl=1"),
+        get("k#f"),
+        get("k%"),
+        get("k%ff"),
+        get("k" * 1025),
+        get("k\u00e9"),
+        get("k").replace(b"1.1", b"1.0"),
+        get("k").replace(b"/n/", b"/n!/"),
+        get("k").replace(b"/n/", b"/%b/" % (b"n" * 65)),
+        get("k").replace(b"GET", b"POST"),
+        get("k").replace(b"/kv/", b"/cas/"),
+        put("k", b"1", HOST + b"Content-Type: \x01\r\n"),
+        put("k", b"1", HOST + b"Content-Encoding: gzip\r\n"),
+        put("k", b"1")[:-1],
+        put("k?cas=x", b"1"),
+        b"\r\n" + get("k"),
+    ],
+)
+def test_what_is_not_plain_is_left(data: bytes) -> None:
+    """Unusual, invalid and incomplete requests are given back untouched, however often they come."""
+    served = Served()
+    served.keep("k", b"value")
+    for _ in range(3):
+        connection, rest = served.ask(get("k") + data)
+        assert statuses(connection.received) == [200]
+        assert rest == data
+    assert operations.get(served.store.view(), "n", "k")[0] == b"value"
+
+
+def test_who_shows_no_token_is_left() -> None:
+    """Where tokens are asked for, only lines with one are answered, also once both are known."""
+    served = Served(tokens=Tokens(["right"]))
+    served.keep("k", b"value")
+    right = get("k", HOST + b"Authorization: Bearer right\r\n")
+    for lines in (HOST, HOST + b"Authorization: Bearer wrong\r\n") * 3:
+        connection, rest = served.ask(right + get("k", lines))
+        assert statuses(connection.received) == [200]
+        assert rest == get("k", lines)
+
+
+def test_what_is_remembered_of_lines_is_bounded() -> None:
+    """Lines that come once are not kept, and of those that come again not more than MAX_KNOWN."""
+    served = Served()
+    served.keep("k", b"value")
+    for number in range(5000):
+        served.ask(get("k", HOST + b"X-Id: %d\r\n" % number))
+    assert len(served.path._known) == 0
+    for number in range(3 * MAX_KNOWN):
+        for _ in range(2):
+            served.ask(get("k", HOST + b"X-Id: %d\r\n" % number))
+    assert 0 < len(served.path._known) <= MAX_KNOWN
+    assert served.path._bodiless <= served.path._known.keys()
+    assert served.path._bodies.keys() <= served.path._known.keys()
+
+
+def test_what_is_remembered_of_content_types_and_queries_is_bounded() -> None:
+    """However many of them clients invent."""
+    served = Served()
+    for number in range(3 * MAX_KNOWN):
+        served.keep("k", b"value", content_type=f"text/x-{number}")
+        connection, _rest = served.ask(get("k") + put(f"k?ttl={number}", b"1"))
+        assert statuses(connection.received) == [200, 204]
+    assert len(served.path._hits) <= MAX_KNOWN
+    assert len(served.path._queries) <= MAX_KNOWN
+
+
+def test_a_refused_write_is_a_problem_and_the_next_request_is_answered() -> None:
+    """What the store refuses costs nobody else anything."""
+    served = Served(max_memory=1000)
+    for _ in range(3):
+        connection, rest = served.ask(put("k", bytes(900)) + get("none"))
+        assert statuses(connection.received) == [507, 404]
+        assert rest == b""
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_mistake_of_ours_is_a_500_and_the_next_request_is_answered(
+    times: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the client is told nothing of it."""
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(operations, "get", broken)
+    served = Served()
+    for _ in range(times):
+        connection, rest = served.ask(get("k") + put("k", b"1"))
+        assert statuses(connection.received)[0] == 500
+        assert statuses(connection.received)[1] in (201, 204)
+        assert b"secret" not in connection.received
+        assert rest == b""
+    assert "secret" in caplog.text
