@@ -2,13 +2,13 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test check format lock clean
+.PHONY: help run install test bench peers check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
-PYTHON_CODE := $(wildcard cacheserver tests examples deploy/*.py scripts/*.py)
-SHELL_CODE := scripts/provision scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
+PYTHON_CODE := $(wildcard cacheserver tests benchmarks examples deploy/*.py scripts/*.py)
+SHELL_CODE := scripts/provision scripts/peers scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
 
@@ -32,6 +32,15 @@ test: install ## the whole suite, free-threaded and with the GIL; ARGS="-k name"
 		if [ -n "$$gil" ]; then run "$$gil"; else echo '== test: not run with the GIL'; fi; \
 	fi
 
+bench: install ## the benchmarks, beside the peers that are installed; ARGS="--quick"
+	@$(PROVISION) bench-tools
+	@status=0; for part in http store memory startup; do \
+		.venv-bench/bin/python -m benchmarks.$$part $(ARGS) || status=1; \
+	done; exit $$status
+
+peers: ## install what the benchmarks compare with, from Debian: Redis, memcached, nginx
+	@scripts/peers
+
 check: install ## format, lint, types, import order, locks, shell scripts
 	@$(PROVISION) check-tools
 	@check() { echo "== check: $$*"; "$$@" || { echo "== check: failed: $$*" >&2; exit 1; }; }; \
@@ -52,6 +61,6 @@ format: ## put the code in order
 lock: ## write requirements/*.txt anew from pyproject.toml; ARGS=--upgrade for newer versions
 	@$(PROVISION) lock $(ARGS)
 
-clean: ## remove what make made here (what is kept in the cache folder stays)
-	@rm -rf .venv .venv-check .venv-gil .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+clean: ## remove what make made here (the cache folder and figures of benchmarks stay)
+	@rm -rf .venv .venv-bench .venv-check .venv-gil .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(PYTHON_CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
