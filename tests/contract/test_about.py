@@ -10,6 +10,7 @@ import pytest
 
 import cacheserver
 from tests.contract.conftest import Service
+from tests.support.planes import LIVE
 
 
 def samples(text: str) -> dict[str, float]:
@@ -45,7 +46,8 @@ def test_info(service: Service):
     assert info["version"] == cacheserver.__version__
     assert info["python"] == platform.python_version()
     assert info["gil_enabled"] is sys._is_gil_enabled()
-    assert info["threads"] == (2 if service.way == "live" else 1)
+    assert info["threads"] == (2 if service.way in LIVE else 1)
+    assert info["fast_path"] is (service.way == "live")
     assert info["uptime_seconds"] >= 0
     assert info["state"] == "serving"
 

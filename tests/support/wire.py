@@ -38,17 +38,22 @@ class Wire:
 
     def answer(self, method: str = "GET") -> WireAnswer:
         """Read one answer to a request with that method."""
-        line = self._file.readline()
-        if not line:
-            raise AssertionError("the connection was closed instead of an answer")
-        version, status, *_ = line.split(b" ", 2)
-        assert version == b"HTTP/1.1", line
-        headers = dict(iter(self._header, ("", "")))
-        bodiless = method == "HEAD" or status in (b"204", b"304", b"100")
-        length = 0 if bodiless else int(headers["content-length"])
+        return _parsed(self.raw_answer(method))
+
+    def raw_answer(self, method: str = "GET") -> bytes:
+        """Read one answer to a request with that method, as it came."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self._file.readline()
+            if not line:
+                raise AssertionError(f"the connection was closed instead of an answer: {head!r}")
+            head += line
+        answer = _parsed(head)
+        bodiless = method == "HEAD" or answer.status in (100, 204, 304)
+        length = 0 if bodiless else int(answer.headers["content-length"])
         body = self._file.read(length)
         assert len(body) == length, "the answer was cut off"
-        return WireAnswer(int(status), headers, body)
+        return head + body
 
     def peek(self) -> bytes:
         """Wait for what comes next and leave it there; nothing where the server closes."""
@@ -72,9 +77,14 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _header(self) -> tuple[str, str]:
-        name, _, value = self._file.readline().decode("latin-1").rstrip("\r\n").partition(": ")
-        return name.lower(), value
+
+def _parsed(raw: bytes) -> WireAnswer:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    line, *lines = head.decode("latin-1").split("\r\n")
+    version, status, _ = line.split(" ", 2)
+    assert version in ("HTTP/1.1", "HTTP/1.0"), line
+    headers = dict(line.split(": ", 1) for line in lines)
+    return WireAnswer(int(status), {name.lower(): v for name, v in headers.items()}, body)
 
 
 def request(method: str, target: str, body: bytes | None = None, /, **headers: str) -> bytes:
