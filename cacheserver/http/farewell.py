@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -75,6 +76,7 @@ class Farewell(asyncio.Protocol):
         self._ended = ended
         self._timer: asyncio.TimerHandle | None = None
         self._patience = LINGER_BYTES
+        self._unsent = math.inf  # bytes the client had not taken when we last looked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say the last words and close the sending half."""
@@ -102,6 +104,13 @@ class Farewell(asyncio.Protocol):
         """Nothing to do: it is ending already."""
 
     def _close(self) -> None:
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if 0 < self._unsent < before:  # it takes its answer, slowly
+            self._wait(self._state.idle_timeout, self._close)
+            return
+        if self._unsent:
+            self.transport.abort()
+            return
         self.transport.close()
         self._wait(self._state.idle_timeout, self.transport.abort)
 

@@ -49,6 +49,9 @@ MAX_KNOWN: Final = 128
 """Different header lines, and different content types, that are remembered; then all are forgotten."""
 MAX_LINES: Final = 4096
 """Bytes of header lines that are looked at here; with more the connection's parser has to deal."""
+LARGE: Final = 64 << 10
+"""Bytes of a value behind which no other is prepared before the client has taken some: what waits in
+answers is kept in memory, also when it is written anew meanwhile."""
 MAX_SEEN: Final = 1024
 """Different header lines that are remembered to have come once."""
 
@@ -144,8 +147,8 @@ class FastPath:
         """Answer the plain requests at the beginning of some bytes, and return the rest.
 
         `answer_all(data, connection)` is for bytes that begin where a request does. It writes the
-        answers to the connection's transport, all at once, and stops after 64 of them: call it again
-        with the rest, unless the connection is full.
+        answers to the connection's transport, all at once, and stops after 64 of them or a LARGE one:
+        call it again with the rest, unless the connection is full.
         """
 
     def refresh(self, default_headers: RawHeaders) -> None:
@@ -218,8 +221,8 @@ class FastPath:
                     self._fail("GET", error, out)
                 at = size_of(data)
                 number = 1
-            end = size_of(data)
-            while at < end and number < 64:
+            end, full = size_of(data), False
+            while at < end and number < 64 and not full:
                 next_at = 0
                 line = match_get(data, at)
                 if line is not None:
@@ -244,6 +247,7 @@ class FastPath:
                                     got[0] += 1
                                 else:
                                     self._answer_get(found, namespace, key, out)
+                                    full = size_of(out[-1]) >= 65536  # LARGE
                             else:
                                 self._answer_get(found, namespace, key, out)
                         except Exception as error:
@@ -277,6 +281,7 @@ class FastPath:
                     next_at = self._answer_other(data, at, out)
                     if not next_at:
                         break
+                    full = size_of(out[-1]) >= 65536
                 at = next_at
                 number += 1
             if number:

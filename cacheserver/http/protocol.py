@@ -34,7 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from cacheserver.http import problems
 from cacheserver.http.farewell import Farewell, LoopState, last_words
-from cacheserver.http.fastpath import Call, Connection
+from cacheserver.http.fastpath import LARGE, Call, Connection
 from cacheserver.http.problems import Kind
 from cacheserver.metrics import OTHER
 
@@ -146,19 +146,25 @@ class _AfterUpgrade:
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self.quiet = True
+        self._protocol = protocol
         self.on_body = protocol.on_body
         self.on_message_complete = protocol.on_message_complete
-        self.on_message_begin = self._unless_quiet(protocol.on_message_begin)
-        self.on_url = self._unless_quiet(protocol.on_url)
-        self.on_header = self._unless_quiet(protocol.on_header)
-        self.on_headers_complete = self._unless_quiet(protocol.on_headers_complete)
 
-    def _unless_quiet(self, callback: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: bytes) -> None:
-            if not self.quiet:
-                callback(*arguments)
+    def on_message_begin(self) -> None:
+        if not self.quiet:
+            self._protocol.on_message_begin()
 
-        return call
+    def on_url(self, url: bytes) -> None:
+        if not self.quiet:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.quiet:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self.quiet:
+            self._protocol.on_headers_complete()
 
 
 type _Waiting = Call | tuple[RequestResponseCycle, ASGI3Application]
@@ -257,6 +263,8 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client takes it again."""
         super().resume_writing()
+        if self._arriving:
+            self._wait_for_client()
         if self._running is None:
             self._go_on()
         elif not self._arriving:
@@ -327,7 +335,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.is_last:
             head, blank, body = self._out[begin].partition(b"\r\n\r\n")
             self._out[begin] = b"%b\r\nconnection: close%b%b" % (head, blank, body)
-        if len(self._out) >= _BATCH:
+        if len(self._out) >= _BATCH or len(self._out[-1]) >= LARGE:
             self._flush()
 
     def _flush(self) -> None:
@@ -346,7 +354,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._has_cycle = False
         self._hosts = self._head_size = 0
         self._framing = b""
-        self._wait_for_client()
+        if not self.flow.write_paused:  # a new request is no reason to wait longer for that
+            self._wait_for_client()
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request target."""
@@ -399,7 +408,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._framing and self.parser.should_upgrade():
             return  # only its head: see _AfterUpgrade
         self._arriving = False
-        self._due = math.inf
+        if not self.flow.write_paused:
+            self._due = math.inf
         if self._call is None:
             super().on_message_complete()
             return
@@ -435,8 +445,9 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._wait_for_client()
         if self.is_last:
-            self._close_if_idle()
-        self._settle()
+            self._leave(b"")
+        else:
+            self._settle()
 
     def _settle(self) -> None:
         """Have the next bytes taken by the fast path, if they begin where a request does."""
@@ -463,6 +474,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _parse_body_without_upgrade(self) -> None:
         callbacks = _AfterUpgrade(self)
         self.parser = httptools.HttpRequestParser(callbacks)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self.parser.feed_data(b"PUT / HTTP/1.1\r\n" + self._framing + b"\r\n")
         callbacks.quiet = False
 
@@ -582,7 +594,11 @@ class HttpProtocol(HttpToolsProtocol):
         return not (self._running or self._arriving or self.pipeline)
 
     def _close_if_idle(self) -> None:
-        if self._is_idle() and not self.is_closing():
+        if not self._is_idle() or self.is_closing():
+            return
+        if self.transport.get_write_buffer_size():
+            self._leave(b"")
+        else:
             self.transport.close()
 
     def _wait_for_client(self) -> None:

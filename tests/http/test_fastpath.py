@@ -10,7 +10,7 @@ import pytest
 
 from cacheserver import operations
 from cacheserver.http.access import Tokens
-from cacheserver.http.fastpath import MAX_KNOWN, MAX_LINES, FastPath
+from cacheserver.http.fastpath import LARGE, MAX_KNOWN, MAX_LINES, FastPath
 from cacheserver.metrics import Metrics
 from cacheserver.store.outcomes import Missing
 from cacheserver.store.store import Store
@@ -125,6 +125,17 @@ def test_a_connection_is_answered_so_much_at_a_time() -> None:
     connection, rest = served.ask(get("k") * 150)
     assert statuses(connection.received) == [200] * 64
     assert rest == get("k") * 86
+
+
+@pytest.mark.parametrize("request_line", [get("k"), get("%6b")], ids=["simple", "other"])
+def test_behind_a_large_value_the_client_has_to_take_some(request_line: bytes) -> None:
+    """So that a client that reads nothing keeps one of them in memory, and not sixty-four."""
+    served = Served()
+    served.keep("k", bytes(LARGE))
+    for _ in range(3):
+        connection, rest = served.ask(request_line * 10)
+        assert statuses(connection.received) == [200]
+        assert rest == request_line * 9
 
 
 def test_a_large_value_is_not_copied() -> None:

@@ -89,14 +89,20 @@ def test_a_slow_reader_that_goes_on_reading_gets_its_answer() -> None:
             assert len(got) - len(value) < 1000
 
 
-def test_a_reader_that_stops_reading_is_cut_off(server: RunningServer) -> None:
-    """An answer that nobody takes isn't kept for ever."""
+GET_LARGE = request("GET", "/v1/kv/idle/large")
+
+
+@pytest.mark.parametrize("pieces", [[1], [80], [1, 1]], ids=["one", "ahead", "later"])
+def test_a_reader_that_stops_reading_is_cut_off(server: RunningServer, pieces: list[int]) -> None:
+    """An answer that nobody takes isn't kept for ever, whatever is asked for behind it."""
     with Wire(server) as wire:
         wire.send(request("PUT", "/v1/kv/idle/large", b"v" * (8 << 20)))
         assert wire.answer().status in (201, 204)
     before = _settled(server)
     with _small_window(server) as stuck:
-        stuck.sendall(request("GET", "/v1/kv/idle/large"))
+        for number in pieces:
+            stuck.sendall(GET_LARGE * number)
+            assert stuck.recv(1, socket.MSG_PEEK), "the first answer is there"
         wait_until(lambda: connections(server) > before, "the connection to be there")
         wait_until(lambda: connections(server) == before, "the connection to be cut off")
 

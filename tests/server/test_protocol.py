@@ -355,3 +355,22 @@ def connections(server: RunningServer) -> float:
         line for line in metrics.splitlines() if line.startswith("cacheserver_connections ")
     )
     return float(line.split()[1])
+
+
+def test_what_follows_a_close_behind_an_upgrade_is_not_counted(server: RunningServer) -> None:
+    """Bytes behind the last request of a connection are no request, and so no bad one."""
+    upgrade = request("PUT", "/v1/kv/n/k", b"abc", Connection="upgrade", Upgrade="h2c")
+    with Wire(server) as asking:
+        before = asking.send(request("GET", "/metrics")).answer().body
+        with Wire(server) as wire:
+            last = request("GET", "/v1/kv/n/k", Connection="close")
+            wire.send(upgrade, last, request("GET", "/v1/kv/n/k"))
+            assert [wire.answer().status in (200, 201, 204) for _ in range(2)] == [True, True]
+            assert wire.rest() == b""
+        after = asking.send(request("GET", "/metrics")).answer().body
+    bad = b'cacheserver_requests_total{method="other",status="400"}'
+    assert _sample(after, bad) == _sample(before, bad)
+
+
+def _sample(metrics: bytes, name: bytes) -> list[bytes]:
+    return [line for line in metrics.splitlines() if line.startswith(name)]

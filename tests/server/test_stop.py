@@ -143,6 +143,25 @@ def test_requests_sent_ahead_are_answered_to_the_last(server: RunningServer) -> 
     assert server.wait() == 0
 
 
+def test_answers_that_wait_for_a_slow_reader_are_not_cut_off(server: RunningServer) -> None:
+    """Nor by requests that the server has not read when it sends the last answer."""
+    with Wire(server) as wire:
+        wire.send(request("PUT", KV + "large", b"v" * (8 << 20))).answer()
+        wire.send(request("PUT", KV + "small", b"small")).answer()
+        wire.send(request("GET", KV + "large"), request("GET", KV + "small"))
+        wire.peek()
+        wire.send(request("GET", KV + "small"))  # stays unread for as long as the reader is slow
+        server.signal()
+        wait_until(lambda: _refuses(server), "the server to stop accepting")
+        assert len(wire.answer().body) == 8 << 20
+        answers = [wire.answer()]
+        while answers[-1].headers.get("connection") != "close":
+            answers.append(wire.answer())
+        assert {answer.body for answer in answers} == {b"small"}
+        assert wire.rest() == b""
+    assert server.wait() == 0
+
+
 def test_a_request_that_has_begun_to_arrive_is_answered(server: RunningServer) -> None:
     """Also behind another one: the connection isn't closed between the two."""
     with Wire(server) as wire:
