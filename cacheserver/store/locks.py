@@ -41,6 +41,7 @@ _BUCKETS: Final = len(WAIT_BOUNDS) + 1  # the last one has no bound
 _NOTHING: Final = (0,) * (1 + _BUCKETS)  # nanoseconds, then the buckets
 SAMPLE_EVERY: Final = 64
 """One in so many holds is timed. A power of two."""
+assert SAMPLE_EVERY == 64  # as it stands in Slot.acquire, where a name costs a lookup
 
 
 @dataclass(frozen=True, slots=True)

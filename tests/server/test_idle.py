@@ -84,7 +84,7 @@ def test_a_slow_reader_that_goes_on_reading_gets_its_answer() -> None:
             got = bytearray()
             while piece := answer.read(len(value) // steps):
                 got += piece
-                time.sleep(3 * timeout / steps)
+                time.sleep(6 * timeout / steps)  # beyond the linger and a timeout behind it
             assert got.endswith(value)
             assert len(got) - len(value) < 1000
 
