@@ -5,9 +5,19 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import pytest
 
 from cacheserver.store.counters import PerThread, ShardedCounter, Tally
-from tests.support.threads import Gate, frequent_switches, in_thread, run_threads, start
+from tests.support.threads import (
+    DEADLINE,
+    Gate,
+    frequent_switches,
+    in_thread,
+    run_threads,
+    start,
+)
 
 
 def test_counter_adds() -> None:
@@ -34,14 +44,33 @@ def test_counter_is_exact_under_many_threads() -> None:
     assert counter.value == 24_000
 
 
+def test_adder_adds_to_the_same_counter() -> None:
+    """What a thread adds through its own way in is in the total, beside what it adds otherwise."""
+    counter = ShardedCounter()
+
+    def work() -> None:
+        add = counter.adder()
+        for _ in range(1_000):
+            add()
+            add(3)
+        counter.add(-1)
+        counter.adder()(1)
+
+    with frequent_switches():
+        run_threads([work] * 4)
+    assert counter.value == 16_000
+    counter.adder()(-16_000)
+    assert counter.value == 0
+
+
 def test_counter_keeps_the_sums_of_threads_that_ended() -> None:
     """A thousand threads that each added once make a thousand, and leave next to nothing behind."""
     counter = ShardedCounter()
     for _ in range(100):
         run_threads([counter.add] * 10)
-        assert len(counter._tally._lists._living) <= 20
+        assert len(counter._shards._living) <= 20
     assert counter.value == 1_000
-    assert counter._tally._lists.living() == []
+    assert counter._shards.living() == []
     counter.add()
     assert counter.value == 1_001
 
@@ -88,6 +117,82 @@ def test_completed_addition_is_in_the_next_value() -> None:
         assert counter.value == 3
     working.result()
     assert counter.value == 3
+
+
+def take_away_after(counter: ShardedCounter, adding: Future[None]) -> None:
+    adding.result()
+    counter.add(-1)
+
+
+def test_value_is_of_one_instant() -> None:
+    """Forced: while a total is being taken nobody adds, so it never has one half of a transfer.
+
+    The reader has the first thread's shard and has not come to the second one's. If the first could
+    now add 1, and then the second take 1 away, the total would be -1, which it never was.
+    """
+    counter = ShardedCounter()
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second, Gate() as gate:
+        for pool in (first, second):
+            pool.submit(counter.add, 0).result()
+        shard = counter._shards.living()[1]
+        take = shard.acquire
+
+        def gated() -> bool:
+            if threading.current_thread().name == "reader":
+                gate.wait()
+            return take()
+
+        shard.acquire = gated  # type: ignore[assignment]
+        reading = start(lambda: counter.value, "reader")
+        gate.arrived()
+        adding = first.submit(counter.add, 1)
+        assert not wait([adding], 0.05).done
+        taking = second.submit(take_away_after, counter, adding)
+        gate.open()
+        assert reading.result() in {0, 1}
+        taking.result()
+    assert counter.value == 0
+
+
+def test_value_is_never_one_that_was_not() -> None:
+    """One thread adds 1, then another takes it away, again and again: all that is seen is 0 and 1."""
+    counter = ShardedCounter()
+    there, gone = threading.Semaphore(0), threading.Semaphore(1)
+    rounds = 300
+    stop = threading.Event()
+
+    def give() -> None:
+        for _ in range(rounds):
+            assert gone.acquire(timeout=DEADLINE)
+            counter.add(1)
+            there.release()
+
+    def take() -> None:
+        try:
+            for _ in range(rounds):
+                assert there.acquire(timeout=DEADLINE)
+                counter.add(-1)
+                gone.release()
+        finally:
+            stop.set()
+
+    def watch() -> None:
+        while not stop.wait(0.0002):  # the locks must be free at times
+            assert counter.value in {0, 1}
+
+    with frequent_switches():
+        run_threads([give, take, watch])
+    assert counter.value == 0
+
+
+def test_addition_that_fails_leaves_the_counter_usable() -> None:
+    """What cannot be added raises, changes nothing, and holds nobody up."""
+    counter = ShardedCounter()
+    counter.add(2)
+    with pytest.raises(TypeError):
+        counter.add("3")  # type: ignore[arg-type]
+    counter.add(1)
+    assert in_thread(lambda: counter.value) == 3
 
 
 def test_tally_keeps_its_sums_apart() -> None:
