@@ -4,11 +4,13 @@ The library is what this module exports; the ASGI app comes from `cacheserver.ht
 """
 
 from cacheserver.clock import Clock
-from cacheserver.errors import CacheServerError
-from cacheserver.store.counters import ShardedCounter
+from cacheserver.errors import CacheServerError, Contention
+from cacheserver.store.counters import LockedCounter, ShardedCounter
 from cacheserver.store.locks import LockStatistics, RWLock, TimedLock
 from cacheserver.store.namespace import Namespace
+from cacheserver.store.optimistic import OptimisticDict
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.rwcache import RWCache
 from cacheserver.store.store import Store
 from cacheserver.store.striped import StripedDict
 
@@ -19,10 +21,14 @@ __all__ = [
     "Clock",
     "Condition",
     "Conflict",
+    "Contention",
     "Deleted",
     "LockStatistics",
+    "LockedCounter",
     "Missing",
     "Namespace",
+    "OptimisticDict",
+    "RWCache",
     "RWLock",
     "ShardedCounter",
     "Store",

@@ -5,11 +5,19 @@
     |   |-- InvalidKey                        empty, or not text that UTF-8 can carry
     |   |-- KeyTooLong                        more than MAX_KEY_BYTES once encoded
     |   |-- InvalidNamespace                  not 1 to 64 of A-Z a-z 0-9 . _ -
-    |   `-- InvalidTTL                        negative, not finite, or beyond ten years
+    |   |-- InvalidTTL                        negative, not finite, or beyond ten years
+    |   `-- InvalidConfig                     a namespace's limit, policy or flag that is none
     |-- LimitExceeded                         a limit that the operator set is in the way
     |   |-- ValueTooLarge                     longer than the largest value allowed
+    |   |-- NeverFits                         an entry larger than a limit, were all else evicted
     |   |-- StoreFull                         no memory left, and the policy evicts nothing
     |   `-- TooManyNamespaces                 one namespace more than allowed
+    |-- ConditionRequired                     a write without a condition where one is required
+    |-- NamespaceGone                         a namespace that was dropped meanwhile; never leaves the store
+    |-- WrongValue                            the value there is not what the operation needs
+    |   |-- NotAnInteger                      no decimal integer of 64 bits
+    |   `-- IntegerOverflow                   the sum is beyond 64 bits
+    |-- Contention                            too many others wrote the same key at once
     |-- LockMisuse (also a RuntimeError)      a lock taken again or upgraded by the thread that has it
     |-- SettingsError                         a flag, a variable or a file that cannot be used
     `-- StartupError                          the settings are fine and the server still cannot start
@@ -46,6 +54,10 @@ class InvalidTTL(InvalidInput):
     """A time to live that is negative, not finite, or beyond ten years."""
 
 
+class InvalidConfig(InvalidInput):
+    """A limit, a policy or a flag of a namespace that is none."""
+
+
 class LimitExceeded(CacheServerError):
     """A limit that the operator set is in the way. Nothing was changed."""
 
@@ -54,12 +66,40 @@ class ValueTooLarge(LimitExceeded):
     """A value longer than the largest one allowed."""
 
 
+class NeverFits(LimitExceeded):
+    """An entry that is larger than a limit, whatever were evicted for it."""
+
+
 class StoreFull(LimitExceeded):
     """No memory left for this write, and nothing may be evicted for it."""
 
 
 class TooManyNamespaces(LimitExceeded):
     """The write would make one namespace more than allowed."""
+
+
+class ConditionRequired(CacheServerError):
+    """A write without a condition in a namespace that requires one. Nothing was changed."""
+
+
+class NamespaceGone(CacheServerError):
+    """The namespace was dropped after the caller found it: look it up again."""
+
+
+class WrongValue(CacheServerError):
+    """The value that is there is not what the operation needs. Nothing was changed."""
+
+
+class NotAnInteger(WrongValue):
+    """A value to count with that is not the decimal text of a signed integer of 64 bits."""
+
+
+class IntegerOverflow(WrongValue):
+    """A sum that no signed integer of 64 bits can hold."""
+
+
+class Contention(CacheServerError):
+    """An optimistic update that others were too quick for, each time. Nothing was changed."""
 
 
 class LockMisuse(CacheServerError, RuntimeError):

@@ -269,6 +269,14 @@ class WriteGate:
         with self._lock:
             self._slots.remove(slot)
 
+    def exchange(self, old: Iterable[Slot], new: Iterable[Slot]) -> None:
+        """Have writers take these slots instead of those. New ones may have been added already."""
+        gone = {*map(id, old), *map(id, new := tuple(new))}
+        with self._lock:
+            for slot in new:
+                slot.closed = self._writers > 0
+            self._slots = [*(slot for slot in self._slots if id(slot) not in gone), *new]
+
     def slots(self) -> tuple[Slot, ...]:
         """Return the slots, in the order in which a writer takes them."""
         with self._lock:
@@ -363,6 +371,14 @@ class Slot(TimedLock):
         else:
             self._acquire_slowly()
         return True
+
+    def try_acquire(self) -> bool:
+        """Take the slot if nobody has it or waits for it."""
+        return not self.closed and TimedLock.acquire(self, False)
+
+    def acquire_next(self) -> None:
+        """Take the slot without queueing, for who has one that writers take before this one."""
+        TimedLock.acquire(self)
 
     def take_for_writer(self) -> bool:
         """Take the slot for a writer that is through the turnstile. Returns whether it waited."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-from cacheserver.store.entry import Entry
+from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, Keep
 
 
 class Written(NamedTuple):
@@ -40,6 +40,29 @@ class Conflict[V](NamedTuple):
 
     current: Entry[V] | None
     """What is there instead, None where the key is gone."""
+
+
+class Touched(NamedTuple):
+    """The key has a new deadline, or none."""
+
+    version: int
+    """The version that it has, and had."""
+
+
+class Put[V](NamedTuple):
+    """What a transaction writes under a key."""
+
+    value: V
+    ttl: float | Keep = 0
+    """Seconds, 0: never gone."""
+    content_type: str = DEFAULT_CONTENT_TYPE
+
+
+class Refused[K, V](NamedTuple):
+    """Conditions of a transaction did not hold and nothing was written."""
+
+    conflicts: dict[K, Entry[V] | None]
+    """What is there instead, by each key whose condition failed; None where it is gone."""
 
 
 class Condition(NamedTuple):

@@ -3,121 +3,73 @@
 Guarantees:
 - Every operation on one key is linearizable: it happens at one instant between call and return.
 - Reads take no lock. Writes take the lock of one stripe, so that writers of other stripes go on.
-- A key never has the same version twice: not after a delete, an expiry or a clear either. Versions
-  of a key only rise. (Versions of different keys may be equal.)
+- A key never has the same version twice: not after a delete, an expiry, an eviction or a clear either.
+  Versions of a key only rise. (Versions of different keys may be equal.)
 - A key is gone from the instant its deadline passes, whoever looks and whoever cleans up.
-- `clear` and `snapshot` happen at one instant for all keys, for readers without locks too.
+- `clear`, `snapshot`, `transaction` and a change of stripes happen at one instant for all keys, for
+  readers without locks too.
+- Limits hold at every instant: room is made before a write, by evicting what the policy chooses.
 
 Assumes of the interpreter: reading, setting and deleting one item of a dict is atomic for keys
 whose `__hash__` and `__eq__` are builtin (str, bytes, int, tuples of those), and so is reading or
-replacing one attribute. Keys of other types work, but their `__eq__` may run under a stripe's lock.
+replacing one attribute or one item of a list or a bytearray. Keys of other types work, but their `__eq__`
+may run under a stripe's lock.
 
-How it is laid out: what threads share is stripes, and each thread reaches them through tuples of
+How it is laid out: what threads share is stripes, and each thread reaches them through objects of
 its own (`view`), since on a free-threaded interpreter every shared object that all threads touch in
 every operation costs them an atomic reference count. Where the dicts of the stripes are exchanged
-(`clear`), readers are first diverted to the locks: one that began before may still return what was
-there then, one that begins later waits and sees what is there after.
+(`clear`, `reshape`), and while several keys change at once (`transaction`), readers are first diverted to
+the locks: one that began before may still return what was there then, one that begins later waits
+and sees what is there after.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
-import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final, overload
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Self, overload
 
 from cacheserver.clock import Clock
 from cacheserver.store.budget import Budget
-from cacheserver.store.entry import DEADLINE, DEFAULT_CONTENT_TYPE, VALUE, VERSION, Entry
-from cacheserver.store.locks import LockStatistics, Slot, WriteGate
+from cacheserver.store.entry import (
+    DEFAULT_CONTENT_TYPE,
+    KEEP,
+    VALUE,
+    VERSION,
+    Entry,
+    Keep,
+    Record,
+    deadline_of,
+    unpack,
+    version_of,
+)
+from cacheserver.store.eviction.slots import NO_MARKS
 from cacheserver.store.names import check_ttl
-from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.outcomes import (
+    Condition,
+    Conflict,
+    Deleted,
+    Missing,
+    Put,
+    Refused,
+    Touched,
+    Written,
+)
+from cacheserver.store.readers import SHIFT, make_locked_read, make_overwrite, make_read
+from cacheserver.store.room import Full, Neighbour, Room
+from cacheserver.store.shared import Bury, Shared, StripedStatistics
+from cacheserver.store.stripe import Contents, Growth, Stripe
+from cacheserver.store.transaction import transact
 
 DEFAULT_STRIPES: Final = 64
-MAX_STRIPES: Final = 4096
-
-# A key's stripe comes from the upper bits of hash((key,)), which depend on all bits of hash(key).
-# Those of hash(key) itself are the same for all small integers, and its lower ones serve the dict.
-_SHIFT: Final = sys.hash_info.width - (MAX_STRIPES - 1).bit_length()
 
 _ABSENT: Final = object()
 
-type Growth[K, V] = Callable[[K, Entry[V] | None, Entry[V] | None], int]
-"""Bytes that a key takes more with the second entry than with the first, None being no entry."""
-
-
-def check_stripes(stripes: int) -> None:
-    """Raise ValueError unless `stripes` is a power of two from 1 to MAX_STRIPES."""
-    if not 1 <= stripes <= MAX_STRIPES or stripes & (stripes - 1):
-        raise ValueError(f"stripes must be a power of two from 1 to {MAX_STRIPES}, not {stripes}")
-
-
-@dataclass(frozen=True, slots=True)
-class StripedStatistics:
-    """Numbers of a StripedDict: each stripe's as of one instant, not all of the same one."""
-
-    entries: int
-    bytes: int
-    expirations: int
-    stripe_lock: LockStatistics
-    namespace_read: LockStatistics
-    namespace_write: LockStatistics
-
 
 def _growth_by[K, V](cost: Callable[[K, Entry[V]], int]) -> Growth[K, V]:
-    def growth(key: K, old: Entry[V] | None, new: Entry[V] | None) -> int:
-        return (cost(key, new) if new else 0) - (cost(key, old) if old else 0)
+    def growth(key: K, old: Record[V] | None, new: Record[V] | None) -> int:
+        return (cost(key, unpack(new)) if new else 0) - (cost(key, unpack(old)) if old else 0)
 
     return growth
-
-
-class _Stripe[K, V](Slot):
-    """One dict and its lock. All but `data.__getitem__` needs the lock held."""
-
-    __slots__ = ("bytes", "data", "expirations", "mortal", "number", "version")
-
-    def __init__(self, gate: WriteGate, number: int, version: int) -> None:
-        super().__init__(gate)
-        self.number = number
-        self.data: dict[K, Entry[V]] = {}
-        self.version = version  # of the last write to any key here
-        self.bytes = 0
-        self.mortal = 0  # entries that have a deadline
-        self.expirations = 0
-
-    def locked_getitem(self, key: K) -> Entry[V]:
-        """Read as `data.__getitem__` does, under the lock."""
-        with self:
-            return self.data[key]
-
-
-class _Shared[K, V]:
-    """What all views of one StripedDict have in common. Nothing here is touched to read a key."""
-
-    def __init__(
-        self,
-        stripes: int,
-        clock: Clock,
-        growth: Growth[K, V] | None,
-        budget: Budget | None,
-    ) -> None:
-        self.gate = WriteGate()
-        first_version = int(clock.wall() * 1e6)
-        self.stripes = tuple(
-            _Stripe[K, V](self.gate, number, first_version) for number in range(stripes)
-        )
-        self.clock = clock
-        self.growth = growth
-        self.budget = budget
-        self.views_lock = threading.Lock()  # guards `views` and the getters of each
-        self.views: list[weakref.ref[StripedDict[K, V]]] = []
-
-    def living_views_locked(self) -> list[StripedDict[K, V]]:
-        living = [view for reference in self.views if (view := reference()) is not None]
-        self.views = [weakref.ref(view) for view in living]
-        return living
 
 
 class StripedDict[K, V]:
@@ -125,10 +77,13 @@ class StripedDict[K, V]:
 
     It reads like a dict (`d[key]`, `d[key] = value`, `del d[key]`, `key in d`, `len(d)`, iteration)
     and offers more by name. `stripes` is a power of two up to 4,096: more than enough is four for
-    each thread that writes. `cost(key, entry)` gives an entry's bytes where they are to be counted;
-    it runs under a lock, so it must be quick and take no lock, and always give the same for the
-    same. `growth(key, old, new)` may be given instead, where the difference of two costs is known
-    sooner than both; None is no entry. Writes that would take more than `budget` raise `StoreFull` and change nothing.
+    each thread that writes.
+
+    `max_entries`, `max_bytes` and a `budget` shared with other dicts bound what is kept. A write that
+    finds no room evicts what the policy chooses (docs/eviction.md has them all); where that is
+    `none`, it raises `StoreFull`, and `NeverFits` where it would be too large for an empty dict: nothing is
+    changed then. To count bytes it needs `cost(key, entry)`, which gives an entry's; it runs under a lock, so it
+    must be quick and take no lock, and always give the same for the same. ValueError for what can't be.
 
     Any thread may use any instance. A thread that does millions of operations gets its own way in
     with `view()`.
@@ -136,14 +91,22 @@ class StripedDict[K, V]:
 
     __slots__ = (
         "__weakref__",
-        "_budget",
-        "_getters",
+        "_counts",
+        "_free_read",
         "_growth",
-        "_mask",
         "_monotonic",
+        "_pack",
+        "_room",
         "_shared",
-        "_stripes",
+        "_table",
+        "locked_read",
+        "marks",
+        "overwrite",
+        "read",
     )
+
+    read: Callable[[K], Entry[V] | None]
+    """Return the key's entry, None where there is none or its time is up. It changes: don't keep it."""
 
     def __init__(
         self,
@@ -153,73 +116,80 @@ class StripedDict[K, V]:
         cost: Callable[[K, Entry[V]], int] | None = None,
         growth: Growth[K, V] | None = None,
         budget: Budget | None = None,
+        max_bytes: int | None = None,
+        max_entries: int | None = None,
+        policy: str = "none",
+        first_version: int = 0,
+        packed: bool = False,
+        neighbour: Neighbour | None = None,
+        bury: Bury | None = None,
     ) -> None:
-        check_stripes(stripes)
+        """Make it.
+
+        `growth(key, old, new)` may be given instead of `cost`: the difference of two records' costs,
+        None being no record. `packed`: all values are bytes, and small ones are kept packed
+        (`cacheserver.store.entry`). `neighbour` names the dict that is to make room in the budget; `bury`
+        gets what was cleared, to free it.
+        """
         if cost is not None and growth is not None:
             raise ValueError("give cost or growth: one follows from the other")
         if cost is not None:
             growth = _growth_by(cost)
-        if budget is not None and growth is None:
-            raise ValueError("a budget needs a cost function, or nothing would be counted")
-        self._attach(_Shared(stripes, clock or Clock(), growth, budget))
+        if growth is None and budget is not None:
+            raise ValueError("a limit on bytes needs a cost function, or nothing would be counted")
+        shared = Shared(
+            stripes,
+            clock=clock or Clock(),
+            growth=growth,
+            budget=budget,
+            max_bytes=max_bytes,
+            max_entries=max_entries,
+            policy=policy,
+            first_version=first_version,
+            packed=packed,
+            neighbour=neighbour,
+            bury=bury,
+        )
+        self._attach(shared, [0, 0])
 
-    def _attach(self, shared: _Shared[K, V]) -> None:
+    def _attach(self, shared: Shared[K, V], counts: list[int]) -> None:
+        self._table: tuple[tuple[Stripe[K, V], ...], int]
         self._shared = shared
-        self._mask = len(shared.stripes) - 1
-        self._stripes = (*shared.stripes,)  # a tuple of this view's own
+        self._room = shared.room
+        self._counts = counts
         self._monotonic = shared.clock.monotonic
-        self._growth = shared.growth
-        self._budget = shared.budget
-        with shared.views_lock:
-            self._restore_getters_locked()
-            shared.living_views_locked()
-            shared.views.append(weakref.ref(self))
+        self._growth = shared.room.growth
+        self._pack = shared.make_pack()
+        self.locked_read = make_locked_read(shared.read_locked, counts)
+        shared.attach(self)
 
-    def view(self) -> StripedDict[K, V]:
-        """Return the same dict through objects of its own: make one in each busy thread."""
+    def view(self, counts: list[int] | None = None) -> Self:
+        """Return the same dict through objects of its own: make one in each busy thread.
+
+        Reads through it that find the key are added to `counts[0]`, others to `counts[1]`.
+        """
         view = object.__new__(type(self))
-        view._attach(self._shared)
+        view._attach(self._shared, [0, 0] if counts is None else counts)
         return view
 
+    def bind(self, marks: list[bytearray] | None) -> None:
+        """Read from the dicts that there are now: for the dict itself, when they change."""
+        table = self._shared.table
+        stripes = (*table.stripes,)  # a tuple of this view's own
+        self._table = stripes, table.mask
+        self.marks = [NO_MARKS] * len(stripes) if marks is None else marks
+        marking = stripes[0].policy.needs_marks
+        self._free_read = make_read(
+            self._shared.read_locked, stripes, self._counts, self.marks, self._monotonic, marking
+        )
+        self.overwrite = make_overwrite(stripes, self.marks, marking)
+        self.read_freely()
+
+    def read_freely(self) -> None:
+        """Read without locks, unless somebody wants otherwise: for the dict itself."""
+        self.read = self.locked_read if self._shared.diverted else self._free_read
+
     # Reading: no lock.
-
-    def read(self, key: K) -> Entry[V] | None:
-        """Return the key's entry, None where there is none or its time is up."""
-        try:
-            entry = self._getters[hash((key,)) >> _SHIFT & self._mask](key)
-        except KeyError:
-            return None
-        if entry[DEADLINE] and entry[DEADLINE] <= self._monotonic():
-            return self._expire(key)
-        return entry
-
-    def counting_read(self, counts: list[int]) -> Callable[[K], Entry[V] | None]:
-        """Return a `read` that adds hits to `counts[0]` and misses to `counts[1]`, for one thread."""
-        # Without a specializing interpreter, as in free-threaded 3.13, every attribute and every global
-        # costs a lookup, and a local none.
-
-        def read(
-            key: K,
-            view: StripedDict[K, V] = self,
-            mask: int = self._mask,
-            shift: int = _SHIFT,
-            hash_of: Callable[[object], int] = hash,
-            counts: list[int] = counts,
-        ) -> Entry[V] | None:
-            try:
-                entry: Entry[V] | None = view._getters[hash_of((key,)) >> shift & mask](key)
-            except KeyError:
-                counts[1] += 1
-                return None
-            if entry[2] and entry[2] <= view._monotonic():  # type: ignore[index]
-                entry = view._expire(key)
-                if entry is None:
-                    counts[1] += 1
-                    return None
-            counts[0] += 1
-            return entry
-
-        return read
 
     def get[D](self, key: K, default: D | None = None) -> V | D | None:
         """Return the key's value, or `default`."""
@@ -237,10 +207,10 @@ class StripedDict[K, V]:
 
     def __len__(self) -> int:
         """How many entries are kept, those counted whose time is up but that nobody met since."""
-        return sum(len(stripe.data) for stripe in self._stripes)
+        return sum(map(len, self._dicts()))
 
     def __bool__(self) -> bool:
-        return any(stripe.data for stripe in self._stripes)
+        return any(self._dicts())
 
     def __iter__(self) -> Iterator[K]:
         """Go through the keys, stripe by stripe.
@@ -248,11 +218,21 @@ class StripedDict[K, V]:
         A key that is there throughout comes exactly once; one written or deleted meanwhile may or
         may not come. `snapshot` gives all of one instant.
         """
-        for stripe in self._stripes:
+        for data in self._dicts():
             now = self._monotonic()
-            for key, entry in stripe.data.copy().items():
-                if not entry[DEADLINE] or entry[DEADLINE] > now:
+            for key, record in data.copy().items():
+                deadline = deadline_of(record)
+                if not deadline or deadline > now:
                     yield key
+
+    def _dicts(self) -> list[dict[K, Record[V]]]:
+        """Return the stripes' dicts, all of one table, without the lock."""
+        while True:
+            self._shared.check_there()
+            stripes = self._shared.table.stripes
+            dicts = [data for stripe in stripes if (data := stripe.data) is not None]
+            if len(dicts) == len(stripes):
+                return dicts
 
     def items(self) -> Iterator[tuple[K, V]]:
         """Go through keys and values, as `iter` goes through keys."""
@@ -268,53 +248,144 @@ class StripedDict[K, V]:
         key: K,
         value: V,
         *,
-        ttl: float = 0,
+        ttl: float | Keep = 0,
         content_type: str = DEFAULT_CONTENT_TYPE,
         condition: Condition | None = None,
     ) -> Written | Conflict[V]:
         """Write the key if `condition` holds; it is gone again after `ttl` seconds, 0: never.
 
-        A `Conflict` says what is there instead. `StoreFull` where the budget has no room,
-        `InvalidTTL` where `ttl` is no length of time up to ten years.
+        KEEP leaves it the deadline that it has. A `Conflict` says what is there instead. `StoreFull`
+        and `NeverFits` where a limit is in the way, `InvalidTTL` where `ttl` is no length of time up to ten
+        years.
         """
-        if ttl:
+        if ttl and ttl is not KEEP:
             check_ttl(ttl)
-        stripe = self._stripes[hash((key,)) >> _SHIFT & self._mask]
-        stripe.acquire()
-        try:
-            # As in _live_locked, but that the clock is read only where it matters.
-            data, now = stripe.data, 0.0
-            current = found = data[key] if key in data else None  # noqa: SIM401 (see docs/free-threading.md)
-            if ttl or (found and found[2]):  # DEADLINE
-                now = self._monotonic()
-                if found and found[2] and found[2] <= now:
-                    self._expire_locked(stripe, key, found)
-                    current = None
-            if condition is not None and not condition.holds(current[VERSION] if current else 0):
-                return Conflict(current)
-            version = stripe.version + 1
-            deadline = now + ttl if ttl else 0  # NEVER
-            self._commit_locked(stripe, key, current, (value, version, deadline, content_type))
-            return tuple.__new__(Written, (version, current is None))  # half of Written()'s time
-        finally:
-            stripe.release()
+        full: Full | None = None
+        tries = 0  # to find room, without success
+        freed: list[Record[V]] | None = None  # what went for this, to be freed without a lock
+        while True:
+            if full is not None:
+                tries = self._room.make(full, tries, (key,))
+                full = freed = current = found = None
+            stripes, mask = self._table
+            stripe = stripes[hash((key,)) >> SHIFT & mask]
+            stripe.acquire()
+            try:
+                data = stripe.data
+                if data is None:
+                    self._shared.check_there()
+                    continue
+                now = 0.0
+                current = found = data[key] if key in data else None  # noqa: SIM401 (see docs/free-threading.md)
+                deadline: float = 0
+                packed = type(found) is bytes
+                if ttl or (found and (found[4] >= 64 if packed else found[2])):
+                    now = self._monotonic()
+                    old_deadline = deadline_of(found) if found else 0
+                    if found and old_deadline and old_deadline <= now:
+                        stripe.expire(key, found, self._growth, self._room.quota)
+                        current = None
+                    elif ttl is KEEP:
+                        deadline = old_deadline
+                    if ttl and ttl is not KEEP:
+                        deadline = now + ttl
+                if condition is not None and not condition.holds(
+                    version_of(current) if current else 0
+                ):
+                    return Conflict(unpack(current) if current else None)
+                created = current is None
+                if created:
+                    if key is None:  # as a free slot has
+                        raise TypeError("None is no key")
+                    slot = stripe.slots.next_free()
+                elif packed:
+                    slot = int.from_bytes(current[:4], "little")  # type: ignore[index, arg-type]
+                else:
+                    slot = current[4]  # type: ignore[index]
+                version = stripe.version + 1
+                record = self._pack(value, version, deadline, content_type, slot)
+                growth = self._growth
+                more = growth(key, current, record) if growth is not None else 0
+                quota = self._room.quota
+                if quota is not None and (more or created):
+                    reason = quota.take(more, created, stripe.number, tries > 0)
+                    if reason is not None:
+                        whole = more if created or growth is None else growth(key, None, record)
+                        self._room.check_fits(whole, 1)
+                        freed = []
+                        full = self._room.evict_own(stripe, key, more, created, reason, freed)
+                        if full is not None:
+                            continue
+                        version = stripe.version + 1
+                        slot = stripe.slots.next_free() if created else slot
+                        record = self._pack(value, version, deadline, content_type, slot)
+                if created:
+                    stripe.slots.allocate(key)
+                stripe.put(key, record, slot, created, more)
+                if deadline:
+                    stripe.deadlines.add(slot, deadline, deadline - now)
+                return tuple.__new__(Written, (version, created))  # half of Written()'s time
+            finally:
+                stripe.release()
 
     def delete(
         self, key: K, *, condition: Condition | None = None
     ) -> Deleted | Missing | Conflict[V]:
         """Delete the key if it is there and `condition` holds."""
-        stripe = self._stripes[hash((key,)) >> _SHIFT & self._mask]
-        stripe.acquire()
+        stripe = self._lock_stripe(key)
         try:
             current, _expired = self._live_locked(stripe, key, self._monotonic())
             if condition is not None and not condition.holds(current[VERSION] if current else 0):
                 return Conflict(current)
             if current is None:
                 return Missing()
-            self._commit_locked(stripe, key, current, None)
+            self._remove_locked(stripe, key, current[4])  # SLOT
             return Deleted(stripe.version)
         finally:
             stripe.release()
+
+    def touch(
+        self, key: K, ttl: float, *, condition: Condition | None = None
+    ) -> Touched | Missing | Conflict[V]:
+        """Have the key gone after `ttl` seconds from now, 0: never. Its version stays.
+
+        `InvalidTTL` as for `put`.
+        """
+        check_ttl(ttl)
+        full: Full | None = None
+        tries = 0  # to find room, without success
+        while True:
+            if full is not None:
+                tries = self._room.make(full, tries, (key,))
+                full = current = None
+            stripe = self._lock_stripe(key)
+            try:
+                now = self._monotonic()
+                current, _expired = self._live_locked(stripe, key, now)
+                if condition is not None and not condition.holds(
+                    current[VERSION] if current else 0
+                ):
+                    return Conflict(current)
+                if current is None:
+                    return Missing()
+                value, version, _deadline, content_type, slot = current
+                deadline = now + ttl if ttl else 0
+                record = self._pack(value, version, deadline, content_type, slot)
+                old = stripe.entries()[key]
+                more = self._growth(key, old, record) if self._growth is not None else 0
+                quota = self._room.quota
+                if more and quota is not None:
+                    reason = quota.take(more, 0, stripe.number, tries > 0)
+                    if reason is not None:  # a deadline takes a few bytes, too
+                        self._room.check_fits(self._growth(key, None, record), 1)  # type: ignore[misc]
+                        full = self._room.full(reason, more, 0, stripe.number)
+                        continue
+                stripe.replace(key, record, more)
+                if ttl:
+                    stripe.deadlines.add(slot, deadline, ttl)
+                return Touched(version)
+            finally:
+                stripe.release()
 
     def compare_and_set(
         self, key: K, expected_version: int, value: V, *, ttl: float = 0
@@ -353,138 +424,126 @@ class StripedDict[K, V]:
         if isinstance(self.delete(key), Missing):
             raise KeyError(key)
 
+    # Several keys at one instant: the locks of their stripes, in ascending order.
+
+    def transaction(
+        self,
+        writes: Mapping[K, Put[V] | None],
+        conditions: Mapping[K, Condition] | None = None,
+    ) -> dict[K, Written | Deleted | Missing] | Refused[K, V]:
+        """Write and delete several keys at one instant, if every condition holds.
+
+        None in `writes` deletes the key. A condition may be on a key that isn't written. Nobody, readers
+        without locks included, sees some of it and not the rest. Raises what `put` raises; then, and
+        where it is refused, nothing is changed.
+        """
+        return transact(self._shared, self._pack, writes, conditions or {})
+
     # The whole: all locks, in ascending order.
 
     def clear(self) -> int:
         """Delete everything at one instant. Returns how many entries went."""
-        shared = self._shared
-        old: list[dict[K, Entry[V]]] = []
-        with shared.gate, shared.views_lock:
-            views = shared.living_views_locked()
-            for view in views:
-                view._divert_getters_locked()
-            for stripe in shared.stripes:
-                old.append(stripe.data)
-                stripe.data = {}
-                stripe.mortal = 0
-                if stripe.bytes:
-                    self._account_locked(stripe, -stripe.bytes)
-            for view in views:
-                view._restore_getters_locked()
-        return sum(map(len, old))  # and the entries are freed here, outside the locks
+        return self._shared.clear()
+
+    def drop(self) -> list[Contents[K, V]]:
+        """Delete everything and be no more: from now on every operation raises NamespaceGone.
+
+        Returns what was there, for the caller to let go of. For a dict that is looked up by a name, which now means nothing, or
+        another one.
+        """
+        return self._shared.drop()
+
+    def reshape(self, stripes: int) -> None:
+        """Spread the entries over this many stripes. Writers wait meanwhile, readers don't.
+
+        The policy starts with the entries in the order in which they came, and knows which were hit.
+        """
+        self._shared.reshape(stripes)
+
+    def set_policy(self, policy: str) -> None:
+        """Evict by this policy from now on. The entries stay, in the order of the one before."""
+        self._shared.set_policy(policy)
+
+    def set_limits(self, *, max_bytes: int | None, max_entries: int | None) -> None:
+        """Keep at most so many bytes and entries from now on, None: as many as there is memory for.
+
+        What is too much is evicted before this returns; where the policy is `none` it stays, and
+        nothing is added until there is room. ValueError for limits that are none.
+        """
+        self._shared.set_limits(max_bytes, max_entries)
 
     def sweep(self) -> Iterator[int]:
-        """Remove what has expired, stripe by stripe: each step yields how many entries went.
+        """Remove what has expired in small steps: each yields how many entries went.
 
-        Nothing depends on it but memory. A stripe without deadlines costs nothing; of another one a
-        step copies the dict, without its lock, and takes the lock once for each entry that goes.
+        Nothing depends on it but memory. A stripe where nothing is due costs a look; in a step its lock is
+        held for at most 64 entries.
         """
-        for stripe in self._stripes:
-            if not stripe.mortal:
-                continue
-            now = self._monotonic()
-            expired = [
-                key
-                for key, entry in stripe.data.copy().items()
-                if entry[DEADLINE] and entry[DEADLINE] <= now
-            ]
-            yield sum(self._expire(key) is None for key in expired)
+        for stripe in self._table[0]:
+            while stripe.data is not None and stripe.deadlines.has_due(self._monotonic()):
+                gone = self._sweep_step(stripe)
+                yield len(gone)
+                del gone
 
-    def snapshot(self) -> dict[K, Entry[V]]:
+    def _sweep_step(self, stripe: Stripe[K, V]) -> list[Record[V]]:
+        with stripe:
+            return stripe.expire_due(self._monotonic(), self._growth, self._room.quota)
+
+    def snapshot(self) -> Mapping[K, Entry[V]]:
         """Return all entries of one instant. Writers wait while the stripes' dicts are copied."""
-        with self._shared.gate:
-            now = self._monotonic()
-            copies = [stripe.data.copy() for stripe in self._stripes]
-        return {
-            key: entry
-            for copy in copies
-            for key, entry in copy.items()
-            if not entry[DEADLINE] or entry[DEADLINE] > now
-        }
+        return self._shared.snapshot()
 
     def totals(self) -> tuple[int, int]:
         """Return the number of entries and their bytes, both of one instant."""
-        with self._shared.gate:
-            return len(self), sum(stripe.bytes for stripe in self._stripes)
+        return self._shared.totals()
 
     def statistics(self) -> StripedStatistics:
         """Return the numbers that are kept anyway. Takes no lock."""
-        stripes = self._shared.stripes
-        return StripedStatistics(
-            entries=len(self),
-            bytes=sum(stripe.bytes for stripe in stripes),
-            expirations=sum(stripe.expirations for stripe in stripes),
-            stripe_lock=Slot.total(stripes),
-            namespace_read=Slot.total_read(stripes),
-            namespace_write=self._shared.gate.statistics(),
-        )
+        return self._shared.statistics()
+
+    @property
+    def room(self) -> Room[K, V]:
+        """The limits, and who makes room: for dicts that share a budget."""
+        return self._room
+
+    def highest_version(self) -> int:
+        """Return a version that no key here was ever above."""
+        return self._shared.highest_version()
+
+    def remade(self) -> int:
+        """Return how often the dicts were exchanged, by `clear` and `reshape`."""
+        return self._shared.remade
+
+    def is_gone(self) -> bool:
+        """Tell whether it was dropped."""
+        return self._shared.gone
 
     # Inside.
 
-    def _expire(self, key: K) -> Entry[V] | None:
-        """Clean up a key whose time a reader found to be up. Returns what is there now."""
-        stripe = self._stripes[hash((key,)) >> _SHIFT & self._mask]
-        stripe.acquire()
-        try:
-            current, _expired = self._live_locked(stripe, key, self._monotonic())
-            return current
-        finally:
+    def _lock_stripe(self, key: K) -> Stripe[K, V]:
+        """Return the key's stripe, locked."""
+        while True:
+            stripes, mask = self._table
+            stripe = stripes[hash((key,)) >> SHIFT & mask]
+            stripe.acquire()
+            if stripe.data is not None:
+                return stripe
             stripe.release()
+            self._shared.check_there()
 
     def _live_locked(
-        self, stripe: _Stripe[K, V], key: K, now: float
+        self, stripe: Stripe[K, V], key: K, now: float
     ) -> tuple[Entry[V] | None, Entry[V] | None]:
         """Return the key's entry, and the one that was removed because its time is up.
 
         The caller keeps the latter until the lock is released: freeing a large value takes time.
         """
-        try:
-            entry = stripe.data[key]
-        except KeyError:
-            return None, None
-        if not entry[DEADLINE] or entry[DEADLINE] > now:
-            return entry, None
-        self._expire_locked(stripe, key, entry)
-        return None, entry
+        return stripe.live(key, now, self._growth, self._room.quota)
 
-    def _expire_locked(self, stripe: _Stripe[K, V], key: K, entry: Entry[V]) -> None:
-        stripe.expirations += 1
-        self._commit_locked(stripe, key, entry, None)
-
-    def _commit_locked(
-        self, stripe: _Stripe[K, V], key: K, old: Entry[V] | None, new: Entry[V] | None
-    ) -> None:
-        """Put `new` in the place of `old`, None being nothing: the one way in which a key changes.
-
-        Keeps version and sizes. StoreFull changes nothing. The caller holds on to `old` until the
-        lock is released.
-        """
-        growth = self._growth
-        if growth is not None:
-            more = growth(key, old, new)
-            if more:
-                self._account_locked(stripe, more)
-        stripe.version += 1
-        if old is not None and old[2]:  # DEADLINE
-            stripe.mortal -= 1
-        if new is None:
-            del stripe.data[key]
-            return
-        if new[2]:
-            stripe.mortal += 1
-        stripe.data[key] = new
-
-    def _account_locked(self, stripe: _Stripe[K, V], growth: int) -> None:
-        if self._budget is not None:
-            self._budget.change(growth, stripe.number)
-        stripe.bytes += growth
-
-    def _divert_getters_locked(self) -> None:
-        """Have this view's readers take the stripes' locks."""
-        self._getters: tuple[Callable[[K], Entry[V]], ...] = tuple(
-            stripe.locked_getitem for stripe in self._stripes
-        )
-
-    def _restore_getters_locked(self) -> None:
-        """Have this view's readers go to the stripes' dicts, which stay the same from now on."""
-        self._getters = tuple(stripe.data.__getitem__ for stripe in self._stripes)
+    def _remove_locked(self, stripe: Stripe[K, V], key: K, slot: int) -> None:
+        less = 0
+        if self._growth is not None:
+            less = self._growth(key, stripe.entries()[key], None)
+        stripe.remove(key, slot, less)
+        quota = self._room.quota
+        if quota is not None:
+            quota.take(less, -1, stripe.number, True)

@@ -7,21 +7,24 @@ import threading
 
 import pytest
 
-from cacheserver.errors import StoreFull
+from cacheserver.errors import NeverFits, StoreFull
 from cacheserver.store.budget import Budget
 from cacheserver.store.entry import (
     CONTENT_TYPE,
     DEADLINE,
     DEFAULT_CONTENT_TYPE,
     NEVER,
+    SLOT,
     VALUE,
     VERSION,
     cost,
+    make_pack,
 )
 from cacheserver.store.namespace import Namespace, NamespaceStatistics
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
+from tests.support.inside import dicts_of, registered_views
 from tests.support.outcomes import written
 from tests.support.threads import frequent_switches, in_thread, run_threads
 
@@ -30,6 +33,11 @@ from tests.support.threads import frequent_switches, in_thread, run_threads
 def things(make: Maker, stripes: int) -> Namespace:
     """An empty namespace, once with one stripe and once with many."""
     return make.namespace(stripes=stripes)
+
+
+def cost_of(key: str, value: bytes) -> int:
+    """What an entry of the default type and without a deadline costs."""
+    return cost(key, make_pack()(value, 1, NEVER, DEFAULT_CONTENT_TYPE, 64))
 
 
 def counts(namespace: Namespace) -> tuple[int, int, int, int]:
@@ -42,7 +50,9 @@ def test_put_read_delete(things: Namespace) -> None:
     assert things.read("k") is None
     first = written(things.put("k", b"v", content_type="text/plain"))
     assert first.created
-    assert things.read("k") == (b"v", first.version, NEVER, "text/plain")
+    entry = things.read("k")
+    assert entry is not None
+    assert entry[:SLOT] == (b"v", first.version, NEVER, "text/plain")
     assert not written(things.put("k", b"w")).created
     entry = things.read("k")
     assert entry is not None
@@ -129,7 +139,7 @@ def test_statistics_show_the_figures(things: Namespace) -> None:
     assert isinstance(now, NamespaceStatistics)
     assert (now.name, now.entries) == ("things", 2)
     kept = {"k": b"v", "key": b"value"}
-    expected = sum(cost(k, (v, 1, NEVER, DEFAULT_CONTENT_TYPE)) for k, v in kept.items())
+    expected = sum(cost_of(key, value) for key, value in kept.items())
     assert now.bytes == expected == things.totals()[1]
     assert list(now.locks) == ["stripe", "namespace_read", "namespace_write"]
     assert now.locks["stripe"].acquisitions == now.locks["namespace_read"].acquisitions == 2
@@ -163,7 +173,7 @@ def test_clear_and_totals(things: Namespace) -> None:
         in_thread(lambda n=number: things.put(f"key{n}", b"v"))  # type: ignore[misc]
     assert things.totals() == (
         50,
-        sum(cost(f"key{n}", (b"v", 1, NEVER, DEFAULT_CONTENT_TYPE)) for n in range(50)),
+        sum(cost_of(f"key{n}", b"v") for n in range(50)),
     )
     assert in_thread(things.clear) == 50
     assert things.totals() == (0, 0)
@@ -183,17 +193,17 @@ def test_threads_that_end_leave_no_views(things: Namespace) -> None:
         run_threads([lambda: things.read("k")] * 5)
     assert counts(things) == (0, 200, 0, 0)
     things.view()
-    shared = things._entries._shared
-    with shared.views_lock:
-        assert len(shared.living_views_locked()) <= 12
+    assert registered_views(dicts_of(things)[0]) <= 12
 
 
 def test_full_namespace_counts_nothing_and_keeps_the_value(make: Maker) -> None:
     """A write that found no room is neither a write nor a conflict."""
-    things = make.namespace(budget=Budget(1_000))
+    things = make.namespace(budget=Budget(cost_of("k", bytes(1_800))), policy="none")
     things.put("k", b"small")
+    with pytest.raises(NeverFits):
+        things.put("k", bytes(3_000))
     with pytest.raises(StoreFull):
-        things.put("k", bytes(1_000))
+        things.put("l", bytes(1_800))
     entry = things.read("k")
     assert entry is not None
     assert entry[VALUE] == b"small"

@@ -14,6 +14,7 @@ from cacheserver.store.store import (
 )
 from cacheserver.store.striped import DEFAULT_STRIPES
 from tests.conftest import Maker
+from tests.support.inside import budget_of
 from tests.support.outcomes import written
 from tests.support.threads import frequent_switches, in_thread, run_threads
 
@@ -134,7 +135,7 @@ def test_statistics_add_the_namespaces_up(make: Maker) -> None:
 def test_memory_limit_is_shared_and_holds_under_threads(make: Maker) -> None:
     """Writers in several namespaces together never keep more than the store allows."""
     limit = 200_000
-    store = make.store(max_memory=limit)
+    store = make.store(max_memory=limit, policy="none")
 
     def work(number: int) -> int:
         refused = 0
@@ -145,7 +146,7 @@ def test_memory_limit_is_shared_and_holds_under_threads(make: Maker) -> None:
             except StoreFull:
                 refused += 1
                 namespace.delete(f"key{number}-{turn % 7}")
-            assert store._budget.used() <= limit
+            assert budget_of(store).used() <= limit
         return refused
 
     with frequent_switches():

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from cacheserver.errors import InvalidTTL, StoreFull
+from cacheserver.errors import InvalidTTL, NeverFits, StoreFull
 from cacheserver.store.budget import Budget
 from cacheserver.store.entry import CONTENT_TYPE, DEADLINE, NEVER, VALUE, VERSION, Entry
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
-from cacheserver.store.striped import DEFAULT_STRIPES, MAX_STRIPES, StripedDict
+from cacheserver.store.readers import MAX_STRIPES
+from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
 from tests.conftest import Maker
 from tests.support.clock import WALL, ManualClock
+from tests.support.inside import locks_of, registered_views, stripes_of, views_of
 from tests.support.outcomes import written
 from tests.support.threads import in_thread
 
@@ -517,10 +519,7 @@ class Watchful:
         self.freed = freed
 
     def __del__(self) -> None:
-        shared = self.entries._shared
-        held = [*(stripe.locked() for stripe in shared.stripes), shared.gate._lock.locked()]
-        held += [shared.views_lock.locked(), shared.gate.turnstile.taken()]
-        self.freed.append(any(held))
+        self.freed.append(any(locked() for locked in locks_of(self.entries).values()))
 
 
 WAYS_TO_DROP_A_VALUE: dict[str, Callable[[StripedDict[Any, Any]], object]] = {
@@ -568,16 +567,22 @@ def test_expired_value_is_freed_outside_the_locks(
 
 
 def test_value_that_was_refused_is_freed_outside_the_locks(make: Maker, stripes: int) -> None:
-    """The same for a value that found no room and one that met a conflict."""
-    entries = make.striped(stripes, cost=lambda _key, _entry: 100, budget=Budget(10))
+    """The same for a value that found no room, one that never will and one that met a conflict."""
+
+    def cost(_key: object, entry: Entry[Any]) -> int:
+        return 1_000 if entry[CONTENT_TYPE] == "large" else 100
+
+    entries = make.striped(stripes, cost=cost, budget=Budget(150))
+    entries.put("other", "fills it")
     freed: list[bool] = []
-    try:
-        entries.put("k", Watchful(entries, freed))
-    except StoreFull as failure:
-        failure.__traceback__ = None  # which holds the value
+    for content_type, error in (("small", StoreFull), ("large", NeverFits)):
+        try:
+            entries.put("k", Watchful(entries, freed), content_type=content_type)
+        except error as failure:
+            failure.__traceback__ = None  # which holds the value
     entries.compare_and_set("k", 5, Watchful(entries, freed))
     gc.collect()
-    assert freed == [False, False]
+    assert freed == [False, False, False]
 
 
 def test_finalizer_of_a_value_may_use_the_dict(entries: StripedDict[Any, Any]) -> None:
@@ -629,14 +634,25 @@ def test_clear_deletes_everything(
     assert reader["k"] == 1
 
 
-def test_snapshot_is_a_copy(entries: StripedDict[Any, Any]) -> None:
-    """What is written after a snapshot isn't in it, and it isn't in the dict what is put there."""
+def test_snapshot_is_a_copy(entries: StripedDict[Any, Any], clock: ManualClock) -> None:
+    """What happens after a snapshot is not seen in it: writes, deletions, the passing of time."""
     entries["a"] = 1
+    entries.put("mortal", 2, ttl=5)
     snapshot = entries.snapshot()
+    before = dict(snapshot)
     entries["b"] = 2
-    snapshot["c"] = (3, 3, NEVER, "")
-    assert sorted(snapshot) == ["a", "c"]
-    assert sorted(entries) == ["a", "b"]
+    entries["a"] = 3
+    entries.reshape(2)
+    clock.advance(5)
+    entries.clear()
+    assert sorted(snapshot) == ["a", "mortal"]
+    assert snapshot["a"][VALUE] == 1
+    assert snapshot == before
+    assert len(snapshot) == 2
+    assert "b" not in snapshot
+    with pytest.raises(TypeError):
+        snapshot["c"] = snapshot["a"]  # type: ignore[index]
+    assert list(entries) == []
 
 
 def test_totals_count_entries_and_bytes(make: Maker, stripes: int) -> None:
@@ -693,11 +709,11 @@ def test_views_that_are_dropped_are_forgotten(entries: StripedDict[Any, Any]) ->
     """Making and dropping views leaves nothing behind."""
     for _ in range(1_000):
         entries.view()
-    assert len(entries._shared.views) <= 3
+    assert registered_views(entries) <= 3
     for _ in range(50):
         in_thread(lambda: entries.view().read("k"))
-    with entries._shared.views_lock:
-        assert len(entries._shared.living_views_locked()) == 1
+    assert len(views_of(entries)) == 1
+    assert registered_views(entries) <= 3
 
 
 def test_dict_lives_on_in_its_views(make: Maker, stripes: int) -> None:
@@ -721,7 +737,7 @@ def test_number_of_stripes_is_accepted(make: Maker, many: int) -> None:
     entries = make.striped(many)
     entries["k"] = 1
     assert entries["k"] == 1
-    assert len(entries._stripes) == many
+    assert len(stripes_of(entries)) == many
 
 
 def test_cost_and_growth_together_are_refused() -> None:
@@ -740,7 +756,7 @@ def test_defaults_need_no_argument() -> None:
     """Without arguments it is a dict with the time of day and 64 stripes."""
     entries = StripedDict[str, int]()
     assert written(entries.put("k", 1, ttl=1_000)).version > WALL * 1e6
-    assert len(entries._stripes) == DEFAULT_STRIPES
+    assert len(stripes_of(entries)) == DEFAULT_STRIPES
     assert entries["k"] == 1
 
 
@@ -769,7 +785,7 @@ def test_keys_spread_over_the_stripes(make: Maker, kind: str, many: int) -> None
     for number in range(COUNT):
         entries.put(KEYS[kind](number), None)
     share = COUNT / many
-    assert max(len(stripe.data) for stripe in entries._stripes) <= 3 * share + 12
+    assert max(len(stripe.entries()) for stripe in stripes_of(entries)) <= 3 * share + 12
 
 
 def test_stripe_says_nothing_about_the_place_in_its_dict(make: Maker) -> None:
@@ -777,6 +793,6 @@ def test_stripe_says_nothing_about_the_place_in_its_dict(make: Maker) -> None:
     entries = make.striped(64)
     for number in range(COUNT):
         entries[f"key{number}"] = 0
-    for stripe in entries._stripes:
-        places = Counter(hash(key) & 63 for key in stripe.data)
-        assert max(places.values()) <= len(stripe.data) / 8 + 8
+    for stripe in stripes_of(entries):
+        places = Counter(hash(key) & 63 for key in stripe.entries())
+        assert max(places.values()) <= len(stripe.entries()) / 8 + 8

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any
@@ -21,13 +21,15 @@ from cacheserver.store.outcomes import Conflict, Deleted, Missing, Written
 from cacheserver.store.striped import StripedDict
 from tests.conftest import Maker
 from tests.support.clock import MONOTONIC, ManualClock
-from tests.support.invariants import check_invariants, gate_of, turnstile_of
+from tests.support.inside import gate_of, stripe_of, stripes_of, turnstile_of
+from tests.support.invariants import check_invariants
 from tests.support.linearizability import Operation, Recorder, check_linearizable
 from tests.support.locks import WatchedLock
 from tests.support.outcomes import written
 from tests.support.threads import (
     Gate,
     Running,
+    call_before,
     eventually,
     frequent_switches,
     run_threads,
@@ -81,13 +83,6 @@ def gated_cost(gates: dict[object, Gate]) -> Callable[[object, Entry[object]], i
         return 1
 
     return cost
-
-
-def stripe_of(entries: StripedDict[Any, Any], key: object) -> int:
-    """The number of the stripe that has a key."""
-    other = StripedDict[Any, Any](len(entries._stripes))
-    other[key] = 0
-    return [len(stripe.data) for stripe in other._stripes].index(1)
 
 
 def other_stripe(entries: StripedDict[Any, Any], key: object) -> str:
@@ -317,10 +312,10 @@ class GatedView(StripedDict[Any, Any]):
     __slots__ = ("gate",)
     gate: Gate
 
-    def _restore_getters_locked(self) -> None:
+    def bind(self, marks: list[bytearray] | None) -> None:
         if hasattr(self, "gate") and not self:  # the dicts have been exchanged
             self.gate.wait()
-        super()._restore_getters_locked()
+        super().bind(marks)
 
 
 def test_clear_seen_in_one_view_is_seen_in_all(make: Maker, stripes: int) -> None:
@@ -332,7 +327,7 @@ def test_clear_seen_in_one_view_is_seen_in_all(make: Maker, stripes: int) -> Non
         recorders = [Recorder(view) for view in views]
         for key in range(5):
             recorders[0].write(key, f"old {key}")
-        views[1].gate = gate  # type: ignore[attr-defined]
+        views[1].gate = gate
         clearing = start(recorders[0].clear)
         gate.arrived()
 
@@ -362,25 +357,11 @@ def done_or_queued(entries: StripedDict[Any, Any], running: list[Running[Any]]) 
     )
 
 
-class GatedBudget(Budget):
-    """A budget at which a `clear` stops when it gives bytes back, stripe by stripe."""
-
-    def __init__(self, gate: Gate) -> None:
-        super().__init__(1_000_000)
-        self.gate = gate
-        self.left = 2
-
-    def change(self, growth: int, hint: int) -> None:
-        self.left -= growth < 0
-        if self.left == 0:
-            self.gate.wait()
-        super().change(growth, hint)
-
-
 def test_clear_in_the_middle_is_seen_by_nobody(make: Maker) -> None:
     """While a clear has emptied some stripes and others not, readers see all or nothing."""
     with Gate() as gate:
-        entries = make.striped(64, cost=lambda _key, _entry: 1, budget=GatedBudget(gate))
+        entries = make.striped(64)
+        call_before(stripes_of(entries)[32], "fill", gate)
         keys = list(range(40))
         writing, *recorders = [Recorder(entries.view()) for _ in range(4)]
         for key in keys:
@@ -412,7 +393,7 @@ def test_view_made_during_a_clear_shows_what_is_there_after(make: Maker, stripes
     slow = entries.view()
     entries["k"] = "old"
     with Gate() as gate:
-        slow.gate = gate  # type: ignore[attr-defined]
+        slow.gate = gate
         clearing = start(entries.clear)
         gate.arrived()
         seen = start(lambda: entries.view().get("k", "cleared"))
@@ -457,7 +438,7 @@ def test_snapshot_holds_up_writers_and_no_readers(
     entries["k"] = "old"
     with Gate() as gate:
 
-        def snapshot() -> dict[Any, Any]:
+        def snapshot() -> Mapping[Any, Any]:
             gated.stop_here(gate)
             return entries.snapshot()
 
@@ -469,6 +450,22 @@ def test_snapshot_holds_up_writers_and_no_readers(
         assert entries["k"] == "old"
     assert snapshotting.result()["k"][VALUE] == "old"
     writer.result()
+
+
+def test_snapshot_shows_nothing_that_expired_while_it_waited(
+    make: Maker, stripes: int, clock: ManualClock
+) -> None:
+    """A snapshot is of the instant at which it is made: what is over then isn't in it."""
+    with Gate() as gate:
+        entries = make.striped(stripes, cost=gated_cost({"slow": gate}))
+        entries.put("mortal", "v", ttl=10)
+        writer = start(lambda: entries.put("k", "slow"))
+        gate.arrived()
+        snapshot = start(entries.snapshot)
+        eventually(lambda: turnstile_of(entries).taken(), "the snapshot waits for the writer")
+        clock.advance(10)
+    writer.result()
+    assert list(snapshot.result()) == ["k"]
 
 
 def test_snapshot_runs_no_code_of_keys_under_the_locks(make: Maker, stripes: int) -> None:
@@ -593,7 +590,7 @@ def test_waits_of_who_wants_the_whole_are_counted(make: Maker, stripes: int) -> 
     with Gate() as gate:
         entries = make.striped(stripes, cost=gated_cost({"slow": gate}))
         watched = WatchedLock()
-        entries._stripes[stripe_of(entries, "k")]._lock = watched  # type: ignore[assignment]
+        stripes_of(entries)[stripe_of(entries, "k")]._lock = watched  # type: ignore[assignment]
         writer = start(lambda: entries.put("k", "slow"))
         gate.arrived()
         clearing = start(lambda: timed(entries.clear))

@@ -24,18 +24,26 @@ def test_sweep_removes_what_has_expired_and_nothing_else(
     assert sum(entries.sweep()) == 0
 
 
-def test_sweep_does_not_look_at_stripes_without_deadlines(make: Maker, stripes: int) -> None:
-    """Where nothing can expire there is no step; where it can there is one for its stripe."""
+def test_sweep_does_not_look_at_stripes_where_nothing_is_due(
+    make: Maker, stripes: int, clock: ManualClock
+) -> None:
+    """Where nothing is due there is no step; where something is there are steps for its stripe."""
     entries = make.striped(stripes)
     for number in range(100):
         entries[number] = number
     assert list(entries.sweep()) == []
     entries.put("mortal", 1, ttl=5)
-    assert list(entries.sweep()) == [0]
+    assert list(entries.sweep()) == []
+    clock.advance(5)
     entries.put("mortal", 1)
+    assert sum(entries.sweep()) == 0
     assert list(entries.sweep()) == []
     entries.put("mortal", 1, ttl=5)
+    clock.advance(5)
+    assert [gone for gone in entries.sweep() if gone] == [1]
+    entries.put("mortal", 1, ttl=5)
     entries.clear()
+    clock.advance(5)
     assert list(entries.sweep()) == []
 
 
@@ -56,7 +64,7 @@ def test_sweep_leaves_what_was_written_again_meanwhile(make: Maker, clock: Manua
 
 def test_swept_store_takes_writes_again(make: Maker, clock: ManualClock) -> None:
     """A store that is full of what has expired has all its room once it was swept."""
-    store = make.store(max_memory=200_000)
+    store = make.store(max_memory=200_000, policy="none")
     for number in range(8):
         store.namespace(f"n{number % 2}").put(f"k{number}", bytes(20_000), ttl=1)
     clock.advance(1)

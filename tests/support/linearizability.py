@@ -6,8 +6,9 @@ such that, done one after another at those instants, all give the results that t
 
 The search is that of Wing and Gong (1993) with the memory of Lowe (2017): depth first through the
 operations that may come next, and no pair of (operations done, state) looked at twice. Operations
-on single keys are searched a key at a time, since linearizability composes; a `clear`, a `snapshot`
-or a `tick` of the clock concerns all keys, and then all are searched together.
+on single keys are searched a key at a time, since linearizability composes; a `clear`, a `snapshot`,
+a `transaction` or a `tick` of the clock concerns several keys, and then all are searched together. So
+what is asked of transactions is strict serializability.
 
 The state of a key is a register with a version: every write gives a version higher than any that
 the key ever had, also after deletions. An operation that never returned (`returned` is None) may
@@ -17,13 +18,21 @@ between call and return.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Any, Final, NamedTuple
 
 from cacheserver.store.entry import VALUE, VERSION, Entry
-from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.outcomes import (
+    Condition,
+    Conflict,
+    Deleted,
+    Missing,
+    Put,
+    Refused,
+    Written,
+)
 from cacheserver.store.striped import StripedDict
 
 type Seen = tuple[Any, int] | None
@@ -35,6 +44,10 @@ DELETE: Final = "delete"
 CLEAR: Final = "clear"
 SNAPSHOT: Final = "snapshot"
 TICK: Final = "tick"
+TRANSACTION: Final = "transaction"
+
+DELETED: Final = None
+"""What a transaction is said to write under a key that it deletes."""
 
 _UNKNOWN: Final = -1  # the version of a write that nobody has told yet
 MAX_CONFIGURATIONS: Final = 2_000_000
@@ -58,10 +71,12 @@ class Operation:
     returned: int | None
     result: Any = None
     value: Any = None
-    """What a write wrote; for a tick the new time."""
+    """What a write wrote; for a tick the new time; for a transaction what it wrote, by key."""
     expected: int | None = None
     """The version that was the condition, 0: not there, None: no condition."""
     ttl: float = 0
+    conditions: Mapping[Any, int] = field(default_factory=dict)
+    """Of a transaction: expected versions by key."""
     starts: tuple[float, ...] = ()
     """The times from which `ttl` may count; filled in by the checker."""
 
@@ -112,12 +127,18 @@ def check_linearizable(history: Iterable[Operation], now: float = 0) -> None:
     `now` is the time at the start, for histories with `ttl` and `tick`.
     """
     operations = sorted(_with_starts(list(history), now), key=lambda o: o.invoked)
-    keys = list(dict.fromkeys(o.key for o in operations if o.kind in {READ, WRITE, DELETE}))
-    if any(o.kind in {CLEAR, SNAPSHOT, TICK} for o in operations):
+    keys = list(dict.fromkeys(key for o in operations for key in _keys_of(o)))
+    if any(o.kind in {CLEAR, SNAPSHOT, TICK, TRANSACTION} for o in operations):
         _search(operations, keys, now)
     else:
         for key in keys:
             _search([o for o in operations if o.key == key], [key], now)
+
+
+def _keys_of(operation: Operation) -> list[Hashable]:
+    if operation.kind == TRANSACTION:
+        return [*operation.value, *operation.conditions]
+    return [operation.key] if operation.kind in {READ, WRITE, DELETE} else []
 
 
 def is_linearizable(history: Iterable[Operation], now: float = 0) -> bool:
@@ -184,6 +205,12 @@ def _step(state: _State, operation: Operation, index: dict[Hashable, int]) -> It
             after = [k.at(now).seen(result.get(key)) for key, k in zip(index, kept, strict=True)]
             if None not in after and result.keys() <= index.keys():
                 yield now, tuple(k for k in after if k is not None)
+        case "transaction":
+            changed = _step_transaction(
+                {key: kept[index[key]].at(now) for key in _keys_of(operation)}, operation, now
+            )
+            if changed is not None:
+                yield now, tuple(changed.get(key, kept[at]) for key, at in index.items())
         case _:
             at = index[operation.key]
             for one in _STEPS[operation.kind](kept[at].at(now), operation, now):
@@ -236,6 +263,36 @@ def _step_conflict(kept: _Kept, operation: Operation) -> Iterator[_Kept]:
     after = kept.seen(current and (current[VALUE], current[VERSION]))
     if after is not None and after.under(operation.expected) is None:
         yield after
+
+
+def _step_transaction(
+    kept: dict[Hashable, _Kept], operation: Operation, now: float
+) -> dict[Hashable, _Kept] | None:
+    """The states of its keys after a transaction, None if its result can't have been."""
+    result = operation.result
+    conflicts = result.conflicts if isinstance(result, Refused) else {}
+    for key, expected in operation.conditions.items():
+        if key in conflicts:
+            current = conflicts[key]
+            after = kept[key].seen(current and (current[VALUE], current[VERSION]))
+            if after is not None and after.under(expected) is not None:
+                return None
+        else:
+            after = kept[key].under(expected)
+        if after is None:
+            return None
+        kept[key] = after
+    if isinstance(result, Refused):
+        return kept if conflicts else None
+    for key, value in operation.value.items():
+        outcome = None if result is None else result[key]
+        one = replace(operation, key=key, result=outcome, value=value)
+        step = _step_delete if value is DELETED else _step_write
+        after = next(step(kept[key], one, now), None)
+        if after is None:
+            return None
+        kept[key] = after
+    return kept
 
 
 _STEPS: Final[dict[str, Callable[[_Kept, Operation, float], Iterator[_Kept]]]] = {
@@ -305,6 +362,23 @@ class Recorder:
         result = self._entries.delete(key, condition=condition)
         returned = perf_counter_ns()
         self.operations.append(Operation(DELETE, key, invoked, returned, result, None, expected))
+        return result
+
+    def transaction(
+        self, writes: Mapping[Any, Any], conditions: Mapping[Any, int] | None = None
+    ) -> dict[Any, Written | Deleted | Missing] | Refused[Any, Any]:
+        """Write values, and delete what is DELETED, if all keys have their expected versions."""
+        expected = conditions or {}
+        wishes = {k: None if v is DELETED else Put(v) for k, v in writes.items()}
+        under = {key: Condition.version(version) for key, version in expected.items()}
+        invoked = perf_counter_ns()
+        result = self._entries.transaction(wishes, under)
+        returned = perf_counter_ns()
+        self.operations.append(
+            Operation(
+                TRANSACTION, None, invoked, returned, result, dict(writes), conditions=expected
+            )
+        )
         return result
 
     def clear(self, *, counted: bool = True) -> None:

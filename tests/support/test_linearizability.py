@@ -7,13 +7,15 @@ import random
 import pytest
 
 from cacheserver.store.entry import NEVER
-from cacheserver.store.outcomes import Conflict, Deleted, Missing, Written
+from cacheserver.store.outcomes import Conflict, Deleted, Missing, Refused, Written
 from tests.support.linearizability import (
     CLEAR,
     DELETE,
+    DELETED,
     READ,
     SNAPSHOT,
     TICK,
+    TRANSACTION,
     WRITE,
     NotLinearizable,
     Operation,
@@ -59,8 +61,25 @@ def tick(invoked: int, returned: int, now: float) -> Operation:
 
 
 def conflict(seen: Seen) -> Conflict[str]:
-    return Conflict(None if seen is None else (seen[0], seen[1], NEVER, ""))
+    return Conflict(None if seen is None else (seen[0], seen[1], NEVER, "", 0))
 
+
+def transaction(
+    invoked: int,
+    returned: int | None,
+    writes: dict[str, str | None],
+    result: object = None,
+    **conditions: int,
+) -> Operation:
+    return Operation(TRANSACTION, None, invoked, returned, result, writes, conditions=conditions)
+
+
+def refused(**conflicts: Seen) -> Refused[str, str]:
+    return Refused({key: conflict(seen).current for key, seen in conflicts.items()})
+
+
+BOTH = {"k": Written(5, True), "l": Written(7, True)}
+"""Two keys that a transaction has made."""
 
 GOOD: dict[str, list[Operation]] = {
     "nothing": [],
@@ -116,6 +135,42 @@ GOOD: dict[str, list[Operation]] = {
     "instants that touch count as one after the other or at once": [
         write(1, 2, "a", Written(5, True)),
         read(2, 3, None),
+    ],
+    "a transaction beside readers that see all of it or nothing": [
+        transaction(1, 10, {"k": "a", "l": "b"}, BOTH),
+        read(2, 3, None, "l"),
+        read(4, 5, ("a", 5), "k"),
+        read(6, 7, ("b", 7), "l"),
+    ],
+    "a slow reader that saw nothing, after one that saw all": [
+        transaction(1, 10, {"k": "a", "l": "b"}, BOTH),
+        read(2, 9, None, "l"),
+        read(4, 5, ("a", 5), "k"),
+    ],
+    "two that swap, one after the other": [
+        transaction(1, 2, {"k": "a", "l": "b"}, BOTH),
+        transaction(
+            3, 8, {"k": "b", "l": "a"}, {"k": Written(6, False), "l": Written(8, False)}, k=5, l=7
+        ),
+        transaction(4, 7, {"k": "never", "l": DELETED}, refused(k=("b", 6), l=("a", 8)), k=5, l=7),
+        read(9, 10, ("b", 6), "k"),
+        read(11, 12, ("a", 8), "l"),
+    ],
+    "deletions, of what is there and what is not": [
+        transaction(1, 2, {"k": "a", "l": DELETED}, {"k": Written(5, True), "l": Missing()}, l=0),
+        transaction(3, 4, {"k": DELETED}, {"k": Deleted(6)}, l=0),
+        read(5, 6, None, "k"),
+    ],
+    "one that is refused for one of its keys": [
+        transaction(1, 2, {"k": "a", "l": "b"}, BOTH),
+        transaction(3, 4, {"l": "c"}, refused(k=("a", 5)), k=4, l=7),
+        read(5, 6, ("b", 7), "l"),
+    ],
+    "a pending transaction that happened": [
+        transaction(1, None, {"k": "a", "l": "b"}),
+        read(2, 3, None, "k"),
+        read(4, 5, ("a", 5), "k"),
+        read(6, 7, ("b", 7), "l"),
     ],
     "a pending write that nobody saw": [write(1, None, "a"), read(2, 3, None)],
     "a pending write that somebody saw": [
@@ -178,6 +233,48 @@ GOOD: dict[str, list[Operation]] = {
 }
 
 BAD: dict[str, list[Operation]] = {
+    "half of a transaction: the one key new, then the other old": [
+        transaction(1, 10, {"k": "a", "l": "b"}, BOTH),
+        read(4, 5, ("a", 5), "k"),
+        read(6, 7, None, "l"),
+    ],
+    "half of a transaction, seen by a snapshot": [
+        transaction(1, 10, {"k": "a", "l": "b"}, BOTH),
+        snapshot(4, 5, {"l": ("b", 7)}),
+    ],
+    "half of a pending transaction": [
+        transaction(1, None, {"k": "a", "l": "b"}),
+        read(4, 5, ("a", 5), "k"),
+        read(6, 7, None, "l"),
+    ],
+    "half of a deletion of two": [
+        transaction(1, 2, {"k": "a", "l": "b"}, BOTH),
+        transaction(3, 10, {"k": DELETED, "l": DELETED}, {"k": Deleted(6), "l": Deleted(8)}),
+        read(4, 5, None, "k"),
+        read(6, 7, ("b", 7), "l"),
+    ],
+    "two transactions that each write what the other has only read": [  # write skew
+        transaction(1, 2, {"k": "a", "l": "b"}, BOTH),
+        transaction(3, 10, {"k": "c"}, {"k": Written(6, False)}, l=7),
+        transaction(3, 10, {"l": "d"}, {"l": Written(8, False)}, k=5),
+    ],
+    "a transaction whose condition did not hold": [
+        transaction(1, 2, {"k": "a", "l": "b"}, BOTH),
+        transaction(3, 4, {"k": "c"}, {"k": Written(6, False)}, l=6),
+    ],
+    "a transaction that was refused though all held": [
+        transaction(1, 2, {"k": "a", "l": "b"}, BOTH),
+        transaction(3, 4, {"k": "c"}, refused(k=("a", 5)), k=5),
+    ],
+    "a transaction that was refused and wrote all the same": [
+        transaction(1, 2, {"k": "a", "l": "b"}, BOTH),
+        transaction(3, 4, {"k": "c"}, refused(l=("b", 7)), l=6),
+        read(5, 6, ("c", 6), "k"),
+    ],
+    "a transaction that gave an old version": [
+        write(1, 2, "a", Written(5, True)),
+        transaction(3, 4, {"k": "b"}, {"k": Written(5, False)}),
+    ],
     "stale read": [
         write(1, 2, "a", Written(5, True)),
         write(3, 4, "b", Written(6, False)),

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Final, cast
+from typing import Any, Final, cast
 
 DEADLINE: Final = 30.0
 """Seconds after which something that didn't happen fails the test."""
@@ -130,6 +130,20 @@ class Gate:
 
     def __exit__(self, *_: object) -> None:
         self.open()
+
+
+def call_before(thing: Any, method: str, hook: Callable[[], object]) -> None:
+    """Have `hook` called whenever this method of this one object is about to run.
+
+    The object gets a class of its own, so that it works where a class allows no new attributes.
+    """
+    kind = type(thing)
+
+    def hooked(self: Any, *args: Any, **options: Any) -> Any:
+        hook()
+        return getattr(kind, method)(self, *args, **options)
+
+    thing.__class__ = type(kind.__name__, (kind,), {"__slots__": (), method: hooked})
 
 
 @contextmanager
