@@ -16,7 +16,7 @@ from cacheserver.http.problems import KINDS
 from cacheserver.http.routes import ROUTES
 from cacheserver.metrics import Metrics, make_registry, render
 from cacheserver.settings import SETTINGS, Settings
-from cacheserver.store import striped
+from cacheserver.store import readers
 from cacheserver.store.store import Store
 from tests.support.server import ROOT, running_server
 
@@ -77,7 +77,7 @@ def test_links_in_the_docs_lead_somewhere() -> None:
 
 def test_settings_and_the_library_have_the_same_defaults() -> None:
     """A Store made by hand is as large as the server's, and may have as many stripes."""
-    assert settings_module.MAX_STRIPES == striped.MAX_STRIPES
+    assert settings_module.MAX_STRIPES == readers.MAX_STRIPES
     settings, store = Settings(), Store()
     assert (settings.max_memory, settings.max_value_size, settings.max_namespaces) == (
         store.max_memory,
@@ -97,20 +97,27 @@ def test_docs_do_not_name_files_that_are_gone() -> None:
 
 
 def transcript(text: str) -> list[tuple[str, str]]:
-    """The commands of a console block, each with what it prints."""
-    block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
-    assert block
-    pairs = [part.partition("\n") for part in re.split(r"^\$ ", block[1], flags=re.MULTILINE)[1:]]
-    return [(command, output.rstrip("\n")) for command, _, output in pairs]
+    """The commands of the console blocks, each with what it prints."""
+    return [
+        (command, output.rstrip("\n"))
+        for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+        for command, _, output in (
+            part.partition("\n") for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+        )
+    ]
+
+
+VERSION = re.compile(r'(?m)(?:^etag: "|"version":)(\d+)')
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl to type the lines into")
-def test_curl_lines_of_the_readme_print_what_it_says() -> None:
+@pytest.mark.parametrize(("page", "count"), [("README.md", 5), ("docs/http.md", 13)])
+def test_curl_lines_print_what_the_docs_say(page: str, count: int) -> None:
     """Typed one after the other, they print what stands below them, but for versions and two headers."""
-    lines = transcript((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert len(lines) == 5
-    versions: dict[str, str] = {}  # what the README says to what the server gave
-    with running_server() as server:
+    lines = transcript((ROOT / page).read_text(encoding="utf-8"))
+    assert len(lines) == count
+    versions: dict[str, str] = {}  # what the page says to what the server gave
+    with running_server("--stripes", "64") as server:
         for command, expected in lines:
             for written, given in versions.items():
                 command = command.replace(written, given)
@@ -118,9 +125,7 @@ def test_curl_lines_of_the_readme_print_what_it_says() -> None:
             done = subprocess.run(shlex.split(command), capture_output=True, check=True, text=True)
             said = re.sub(r"(?m)^(date|server): .*\n", "", done.stdout.replace("\r\n", "\n"))
             for written, given in zip(
-                re.findall(r'(?m)^etag: "(\d+)"', expected),
-                re.findall(r'(?m)^etag: "(\d+)"', said),
-                strict=True,
+                VERSION.findall(expected), VERSION.findall(said), strict=True
             ):
                 assert versions.setdefault(written, given) == given
                 expected = expected.replace(written, given)

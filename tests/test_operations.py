@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 
 from cacheserver import operations
 from cacheserver.errors import (
     CacheServerError,
+    ConditionRequired,
+    Contention,
+    IntegerOverflow,
+    InvalidConfig,
     InvalidKey,
     InvalidNamespace,
     InvalidTTL,
     KeyTooLong,
+    NamespaceGone,
+    NeverFits,
+    NotAnInteger,
     StoreFull,
     TooManyNamespaces,
     ValueTooLarge,
@@ -26,7 +36,8 @@ from cacheserver.store.entry import (
     VERSION,
     Entry,
 )
-from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.namespace import NamespaceStatistics
+from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Touched, Written
 from cacheserver.store.store import Store, StoreView
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
@@ -204,6 +215,7 @@ def test_bad_words_are_refused_by_put_and_change_nothing(
         lambda: operations.put(view, namespace, key, value, ttl=ttl),
         lambda: operations.compare_and_set(view, namespace, key, 0, value, ttl=ttl),
         lambda: operations.compare_and_set(view, namespace, key, 5, value, ttl=ttl),
+        lambda: operations.append(view, namespace, key, value, ttl=ttl),
     ]
     for call in calls:
         with pytest.raises(error):
@@ -228,6 +240,10 @@ def test_bad_words_are_refused_by_get_and_delete(view: StoreView, what: str) -> 
         operations.delete(view, namespace, key)
     with pytest.raises(error):
         operations.delete(view, namespace, key, condition=Condition.version(5))
+    with pytest.raises(error):
+        operations.touch(view, namespace, key)
+    with pytest.raises(error):
+        operations.incr(view, namespace, key)
 
 
 def test_largest_value_and_key_are_accepted(view: StoreView) -> None:
@@ -252,15 +268,18 @@ def test_too_many_namespaces_is_an_error_for_writers_alone(make: Maker) -> None:
 
 
 def test_full_store_is_an_error_and_changes_nothing(make: Maker) -> None:
-    """A write without room leaves the key as it was."""
-    store = make.store(max_memory=2_000)
+    """A write without room leaves the key as it was, and so does one that can never fit."""
+    store = make.store(max_memory=10_000, policy="none")
     view = store.view()
     operations.put(view, "a", "k", b"v")
+    operations.put(view, "a", "other", bytes(5_000))
     before = operations.get(view, "a", "k")
-    with pytest.raises(StoreFull):
-        operations.put(view, "a", "k", bytes(3_000))
-    with pytest.raises(StoreFull):
-        operations.put(view, "a", "l", bytes(3_000))
+    for size, error in ((5_000, StoreFull), (12_000, NeverFits)):
+        for key in ("k", "l"):
+            with pytest.raises(error):
+                operations.put(view, "a", key, bytes(size))
+            with pytest.raises(error):
+                operations.append(view, "a", key, bytes(size))
     assert operations.get(view, "a", "k") == before
     assert operations.get(view, "a", "l") == Missing("key")
 
@@ -312,12 +331,17 @@ def test_threads_count_without_loss_through_the_verbs(store: Store) -> None:
 
 
 def test_refused_write_makes_no_namespace(make: Maker) -> None:
-    """A write that finds no room leaves no empty namespace behind."""
+    """A write that finds no room leaves no empty namespace behind, whichever verb it is."""
     store = make.store(max_memory=10_000)
-    with pytest.raises(StoreFull):
-        operations.put(store.view(), "new", "k", bytes(10_000))
+    view = store.view()
+    with pytest.raises(NeverFits):
+        operations.put(view, "new", "k", bytes(10_000))
+    with pytest.raises(NeverFits):
+        operations.append(view, "new", "k", bytes(10_000))
+    with pytest.raises(IntegerOverflow):
+        operations.incr(view, "new", "k", initial=2**63 - 1)
     assert store.names() == []
-    assert operations.get(store.view(), "new", "k") == Missing("namespace")
+    assert operations.get(view, "new", "k") == Missing("namespace")
 
 
 def test_compare_and_set_takes_another_condition_besides(view: StoreView) -> None:
@@ -330,3 +354,290 @@ def test_compare_and_set_takes_another_condition_besides(view: StoreView) -> Non
     also = Condition(must_exist=True)
     done = operations.compare_and_set(view, "users", "k", first.version, b"2", condition=also)
     assert isinstance(done, Written)
+
+
+def counted(outcome: operations.Counted | Conflict[bytes]) -> operations.Counted:
+    """The outcome of an incr that must have happened."""
+    assert isinstance(outcome, operations.Counted)
+    return outcome
+
+
+def test_incr(view: StoreView, clock: ManualClock) -> None:
+    """It counts from `initial`, keeps deadline and content type, and each one is a new version."""
+    first = counted(operations.incr(view, "users", "n", by=5, initial=10, ttl=60))
+    assert first.value == 15
+    entry = kept(view, "users", "n")
+    assert (entry[VALUE], entry[VERSION]) == (b"15", first.version)
+    assert (entry[CONTENT_TYPE], operations.seconds_left(view, entry)) == ("text/plain", 60)
+    clock.advance(20)
+    second = counted(operations.incr(view, "users", "n", by=-20))
+    entry = kept(view, "users", "n")
+    assert (second.value, entry[VALUE], entry[VERSION]) == (-5, b"-5", second.version)
+    assert second.version > first.version
+    assert operations.seconds_left(view, entry) == 40
+    operations.incr(view, "users", "n", ttl=0)
+    assert operations.seconds_left(view, kept(view, "users", "n")) is None
+    clock.advance(1e6)
+    assert counted(operations.incr(view, "users", "n")).value == -3
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"x", b"1.5", b"01", b"-0", b"+1", b" 1", b"9223372036854775808"]
+)
+def test_incr_of_what_is_no_integer(view: StoreView, value: bytes) -> None:
+    """Only what incr itself would have written is counted on; all else stays as it is."""
+    operations.put(view, "users", "n", value)
+    before = kept(view, "users", "n")
+    with pytest.raises(NotAnInteger):
+        operations.incr(view, "users", "n")
+    assert kept(view, "users", "n") == before
+
+
+def test_append(view: StoreView, clock: ManualClock) -> None:
+    """It makes the value or extends it, whose deadline and content type stay."""
+    first = operations.append(view, "users", "k", b"ab", content_type="a/b", ttl=60)
+    assert isinstance(first, operations.Appended)
+    clock.advance(20)
+    second = operations.append(view, "users", "k", b"c", content_type="c/d")
+    assert isinstance(second, operations.Appended)
+    assert (first.length, second.length) == (2, 3)
+    entry = kept(view, "users", "k")
+    assert (entry[VALUE], entry[VERSION], entry[CONTENT_TYPE]) == (b"abc", second.version, "a/b")
+    assert operations.seconds_left(view, entry) == 40
+    with pytest.raises(ValueTooLarge):
+        operations.append(view, "users", "k", bytes(998))
+    assert kept(view, "users", "k") == entry
+
+
+def test_touch(view: StoreView, clock: ManualClock) -> None:
+    """It gives another deadline and nothing else, and tells what is missing."""
+    assert operations.touch(view, "users", "k", ttl=5) == Missing("namespace")
+    version = written(operations.put(view, "users", "k", b"v", ttl=10)).version
+    assert operations.touch(view, "users", "none") == Missing("key")
+    assert operations.touch(view, "users", "k", ttl=60) == Touched(version)
+    clock.advance(50)
+    entry = kept(view, "users", "k")
+    assert (entry[VERSION], operations.seconds_left(view, entry)) == (version, 10)
+    assert operations.touch(view, "users", "k") == Touched(version)  # the default: for ever
+    assert operations.seconds_left(view, kept(view, "users", "k")) is None
+    with pytest.raises(InvalidTTL):
+        operations.touch(view, "users", "k", ttl=-1)
+
+
+def test_conditions_of_other_verbs(view: StoreView) -> None:
+    """A condition that does not hold is a conflict, counted as one, and nothing is changed."""
+    one, absent = Condition.version(1), Condition.version(0)
+    assert operations.incr(view, "users", "n", condition=one) == Conflict(None)
+    assert operations.append(view, "users", "n", b"", condition=one) == Conflict(None)
+    assert operations.touch(view, "users", "n", condition=one) == Conflict(None)
+    assert operations.touch(view, "users", "n", condition=absent) == Missing("namespace")
+    assert view.store.names() == []
+    first = counted(operations.incr(view, "users", "n", condition=absent))
+    there = kept(view, "users", "n")
+    for condition in (one, absent, Condition(must_be_absent=True, must_exist=True)):
+        assert operations.incr(view, "users", "n", condition=condition) == Conflict(there)
+        assert operations.append(view, "users", "n", b"", condition=condition) == Conflict(there)
+        assert operations.touch(view, "users", "n", condition=condition) == Conflict(there)
+    assert view.store.statistics().namespaces[0].cas_conflicts == 9
+    current = Condition.version(first.version)
+    assert counted(operations.incr(view, "users", "n", condition=current)).value == 2
+
+
+def test_required_conditions(view: StoreView, store: Store) -> None:
+    """Every verb that writes refuses to do so without one; what is malformed is told first."""
+    operations.put_namespace(store, "users", {"require_cas": True})
+    writes: list[Callable[[Condition | None], object]] = [
+        lambda condition: operations.put(view, "users", "k", b"1", condition=condition),
+        lambda condition: operations.incr(view, "users", "k", condition=condition),
+        lambda condition: operations.append(view, "users", "k", b"1", condition=condition),
+        lambda condition: operations.delete(view, "users", "k", condition=condition),
+    ]
+    for write in writes:
+        with pytest.raises(ConditionRequired, match="If-Match"):
+            write(None)
+    assert store.statistics().entries == 0
+    operations.put(view, "users", "k", b"1", condition=Condition.version(0))
+    assert operations.touch(view, "users", "k", ttl=5) == Touched(kept(view, "users", "k")[VERSION])
+    for write in writes:
+        assert not isinstance(write(Condition(must_exist=True)), Conflict)
+
+
+def test_a_lost_race_is_tried_again(view: StoreView, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others write between the read and the write is counted on; too many of them give up."""
+    operations.put(view, "users", "n", b"0")
+    put = operations.put
+    rivals = 0
+
+    def put_behind_a_rival(*arguments: Any, **options: Any) -> object:
+        nonlocal rivals
+        if rivals > 0:
+            rivals -= 1
+            put(view, "users", "n", b"%d" % (int(kept(view, "users", "n")[VALUE]) + 100))
+        return put(*arguments, **options)
+
+    monkeypatch.setattr(operations, "put", put_behind_a_rival)
+    rivals = 3
+    assert counted(operations.incr(view, "users", "n")).value == 301
+    rivals = 3
+    appended = operations.append(view, "users", "n", b"0")
+    assert isinstance(appended, operations.Appended)
+    assert kept(view, "users", "n")[VALUE] == b"6010"
+    rivals = 1
+    current = Condition.version(kept(view, "users", "n")[VERSION])
+    assert isinstance(operations.incr(view, "users", "n", condition=current), Conflict)
+    before, rivals = kept(view, "users", "n"), 1_000
+    with pytest.raises(Contention):
+        operations.incr(view, "users", "n")
+    assert (int(kept(view, "users", "n")[VALUE]) - int(before[VALUE])) % 100 == 0
+
+
+def test_threads_count_and_append_without_loss(store: Store) -> None:
+    """Six threads that add to one number and to one log lose nothing, whatever Contention costs."""
+
+    def work(name: int) -> int:
+        view = store.view()
+        done = 0
+        while done < 150:
+            try:
+                operations.incr(view, "users", "n", by=name)
+                done += 1
+            except Contention:
+                continue
+        for turn in range(50):
+            operations.append(view, "users", f"log{name % 2}", b"<%d.%d>" % (name, turn))
+        return 150 * name
+
+    with frequent_switches():
+        total = sum(run_threads([partial(work, name) for name in range(6)]))
+    view = store.view()
+    assert kept(view, "users", "n")[VALUE] == b"%d" % total
+    logs = kept(view, "users", "log0")[VALUE] + kept(view, "users", "log1")[VALUE]
+    assert sorted(logs.split(b"<")[1:]) == sorted(
+        b"%d.%d>" % (name, turn) for name in range(6) for turn in range(50)
+    )
+
+
+def test_namespaces_as_a_whole(view: StoreView, store: Store) -> None:
+    """They are made, changed, told, cleared and dropped by name; what is not there is Missing."""
+    missing = Missing("namespace")
+    assert operations.patch_namespace(store, "users", {"policy": "lru"}) == missing
+    assert operations.get_namespace(store, "users") == missing
+    assert operations.clear_namespace(store, "users") == missing
+    assert operations.delete_namespace(store, "users") == missing
+    assert operations.list_namespaces(store) == ()
+    made, created = operations.put_namespace(store, "users", {"max_entries": 5, "policy": None})
+    assert (made.name, created, made.config.max_entries) == ("users", True, 5)
+    assert made.config.policy == store.default_config.policy
+    operations.put(view, "users", "k", b"v")
+    changed = operations.patch_namespace(store, "users", {"policy": "lru"})
+    assert isinstance(changed, NamespaceStatistics)
+    assert (changed.config.max_entries, changed.config.policy) == (5, "lru")
+    changed = operations.patch_namespace(store, "users", {"policy": None, "max_entries": None})
+    assert isinstance(changed, NamespaceStatistics)
+    assert changed.config == store.default_config
+    again, created = operations.put_namespace(store, "users", {"default_ttl": 5})
+    assert (again.config.default_ttl, created) == (5, False)
+    operations.put_namespace(store, "admins", {})
+    assert [each.name for each in operations.list_namespaces(store)] == ["admins", "users"]
+    assert operations.clear_namespace(store, "users") == 1
+    assert operations.delete_namespace(store, "users") == 0
+    assert operations.get_namespace(store, "users") == missing
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"policy": "clock"},
+        {"policy": ["lru"]},
+        {"max_bytes": 0},
+        {"max_entries": -1},
+        {"max_entries": 1.0},
+        {"default_ttl": -1},
+        {"default_ttl": math.nan},
+        {"default_ttl": 10**400},
+        {"stripes": 3},
+        {"require_cas": 1},
+    ],
+)
+def test_bad_configurations(store: Store, fields: dict[str, Any]) -> None:
+    """They raise InvalidConfig with the field's name, and neither make a namespace nor change one."""
+    [name] = fields
+    with pytest.raises(InvalidConfig, match=name):
+        operations.put_namespace(store, "users", fields)
+    assert store.names() == []
+    before, _ = operations.put_namespace(store, "users", {"max_entries": 5, "stripes": 4})
+    for change in (operations.put_namespace, operations.patch_namespace):
+        with pytest.raises(InvalidConfig, match=name):
+            change(store, "users", {"max_entries": 7, **fields})
+    assert operations.get_namespace(store, "users") == before
+
+
+def test_bad_names_of_namespaces(store: Store) -> None:
+    """What can be no name is refused, whatever is to be done."""
+    for name in ("", "a/b", "x" * 65, "\u00e9"):
+        for change in (operations.put_namespace, operations.patch_namespace):
+            with pytest.raises(InvalidNamespace):
+                change(store, name, {})
+        for act in (
+            operations.get_namespace,
+            operations.clear_namespace,
+            operations.delete_namespace,
+        ):
+            with pytest.raises(InvalidNamespace):
+                act(store, name)
+
+
+def test_a_namespace_dropped_between_look_up_and_use(view: StoreView, store: Store) -> None:
+    """Whoever still holds it looks again: reads miss, and writes make it anew."""
+    operations.put(view, "users", "k", b"v")
+    old = view.find("users")
+    assert old is not None
+    verbs: list[tuple[Callable[[], object], object]] = [
+        (lambda: operations.get(view, "users", "k"), Missing("namespace")),
+        (lambda: operations.delete(view, "users", "k"), Missing("namespace")),
+        (lambda: operations.touch(view, "users", "k"), Missing("namespace")),
+        (lambda: type(operations.put(view, "users", "k", b"v")), Written),
+        (lambda: type(operations.incr(view, "users", "n")), operations.Counted),
+        (lambda: type(operations.append(view, "users", "l", b"v")), operations.Appended),
+    ]
+    for verb, expected in verbs:
+        operations.put(view, "users", "k", b"v")
+        operations.delete_namespace(store, "users")
+        assert verb() == expected
+    with pytest.raises(NamespaceGone):
+        old.put("k", b"v", None, DEFAULT_CONTENT_TYPE, None)
+
+
+def test_a_namespace_that_is_being_dropped_is_waited_for(view: StoreView, store: Store) -> None:
+    """Its name is still there for a moment, and who writes waits until it is gone."""
+    operations.put(view, "users", "k", b"v")
+    namespace = store.get("users")
+    assert namespace is not None
+    with ThreadPoolExecutor(1) as pool:
+        with store._lock:  # as in the middle of a drop
+            namespace.drop()
+            written = pool.submit(lambda: operations.put(store.view(), "users", "k", b"new"))
+            with pytest.raises(TimeoutError):
+                written.result(0.05)
+            del store._namespaces["users"]
+        assert isinstance(written.result(10), Written)
+    assert operations.get(view, "users", "k") != Missing()
+
+
+def test_a_name_whose_namespace_is_gone_is_taken_away(view: StoreView, store: Store) -> None:
+    """Whoever meets it finds nothing, and a write makes it anew, with a higher version."""
+    for verb, expected in (
+        (lambda: operations.get(view, "users", "k"), Missing("namespace")),
+        (lambda: operations.clear_namespace(store, "users"), Missing("namespace")),
+        (lambda: operations.delete_namespace(store, "users"), Missing("namespace")),
+        (lambda: type(operations.put(view, "users", "k", b"v")), Written),
+    ):
+        before = operations.put(view, "users", "k", b"v")
+        namespace = store.get("users")
+        assert namespace is not None
+        namespace.drop()
+        assert verb() == expected
+        after = operations.put(view, "users", "k", b"v")
+        assert isinstance(before, Written)
+        assert isinstance(after, Written)
+        assert after.version > before.version

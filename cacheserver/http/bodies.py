@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from cacheserver.http import codec
@@ -12,6 +13,7 @@ from cacheserver.http.target import MAX_VERSION
 from cacheserver.store.entry import COMMON_CONTENT_TYPES, DEFAULT_CONTENT_TYPE
 
 JSON_CONTENT_TYPE: Final = "application/json"
+MERGE_PATCH: Final = "application/merge-patch+json"
 MAX_CONTENT_TYPE_BYTES: Final = 255
 
 _COMMON: Final = {text.encode(): text for text in COMMON_CONTENT_TYPES}
@@ -30,15 +32,21 @@ class CompareAndSet(NamedTuple):
 
 def parse_compare_and_set(body: bytes) -> CompareAndSet:
     """Read the body of POST /v1/cas. Raises MalformedBody for whatever is not as it should be."""
-    fields = codec.loads(body)
-    if not isinstance(fields, dict):
-        raise MalformedBody(f"the body must be a JSON object with {', '.join(_FIELDS)}")
-    unknown = [name for name in fields if name not in _FIELDS]
-    if unknown:
-        raise MalformedBody(f"unknown field {unknown[0][:64]!r}: known are {', '.join(_FIELDS)}")
+    fields = parse_object(body, _FIELDS)
     expected_version = _expected_version(fields)
     value, content_type = _value(fields)
     return CompareAndSet(expected_version, value, content_type, _ttl(fields))
+
+
+def parse_object(body: bytes, known: Collection[str]) -> dict[str, Any]:
+    """Read a JSON object. Raises MalformedBody for what is none, and for a field that isn't known."""
+    fields = codec.loads(body)
+    if not isinstance(fields, dict):
+        raise MalformedBody(f"the body must be a JSON object with {', '.join(known)}")
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise MalformedBody(f"unknown field {unknown[0][:64]!r}: known are {', '.join(known)}")
+    return fields
 
 
 def parse_content_type(raw: bytes | None) -> str:
@@ -59,10 +67,10 @@ def is_json(content_type: str) -> bool:
     return essence == JSON_CONTENT_TYPE or essence.endswith("+json")
 
 
-def accepts_json(content_type: bytes | None) -> bool:
-    """Tell whether a request's content type is application/json, in UTF-8 if a charset is named."""
+def is_of(content_type: bytes | None, media_types: Collection[str]) -> bool:
+    """Tell whether a request's content type is one of these, in UTF-8 if a charset is named."""
     essence, *parameters = (content_type or b"").decode("latin-1").lower().split(";")
-    return essence.strip() == JSON_CONTENT_TYPE and all(
+    return essence.strip() in media_types and all(
         parameter.strip().replace('"', "") in ("", "charset=utf-8", "charset=utf8")
         for parameter in parameters
     )

@@ -1,8 +1,8 @@
 """The fast path: requests for keys, answered without a task, a scope or a list of headers.
 
-It answers GET, HEAD, PUT and DELETE below /v1/kv/ that are plain: valid, with nothing unusual in the
-head, and with a body of a known length. All others it leaves to the ASGI app. Its answers are those of
-the app, byte for byte: both take them from `cacheserver.http.kv`.
+It answers those of OPERATIONS that are plain: valid, with nothing unusual in the head, and with a body of
+a known length. All others it leaves to the ASGI app. Its answers are those of the app, byte for byte:
+both take them from `cacheserver.http.kv`.
 
 A request that arrives whole, as nearly all do, is not taken apart by callbacks (`answer_all`). Its first
 line is matched. Its header lines are given to httptools to say whether they are HTTP, and searched for
@@ -33,7 +33,8 @@ from cacheserver.http import bodies, conditions, kv, problems, target
 from cacheserver.http.access import Tokens
 from cacheserver.http.errors import RequestError
 from cacheserver.http.messages import Answer, problem
-from cacheserver.http.routes import KV, ROUTES
+from cacheserver.http.routes import ROUTES
+from cacheserver.http.target import Parameters
 from cacheserver.metrics import Recorder
 from cacheserver.store.entry import Entry
 from cacheserver.store.names import check_key
@@ -42,8 +43,8 @@ from cacheserver.store.store import Store, StoreView
 
 type _Match = Callable[[bytes, int], re.Match[bytes] | None]
 type RawHeaders = Sequence[tuple[bytes, bytes]]
-type Target = tuple[str, str, str, float | None, Condition | None]
-"""(method, namespace, key, ttl, what `?cas=` asks for)."""
+type Target = tuple[str, str, str, str, Parameters]
+"""(operation, method, namespace, key, what the query asks for)."""
 
 MAX_KNOWN: Final = 128
 """Different header lines, and different content types, that are remembered; then all are forgotten."""
@@ -56,11 +57,37 @@ MAX_SEEN: Final = 1024
 """Different header lines that are remembered to have come once."""
 
 # Of printable ASCII, # belongs in no request line and ? ends the path.
-_TARGET: Final = rb'/v1/kv/([A-Za-z0-9._-]{1,64})/([!"$->@-~]{1,1024})(?:\?([!"$-~]{0,1024}))?'
+_ADDRESS: Final = rb'([A-Za-z0-9._-]{1,64})/([!"$->@-~]{1,1024})(?:\?([!"$-~]{0,1024}))?'
 _SIMPLE: Final = rb'/v1/kv/([A-Za-z0-9._-]{1,64})/([!"$&->@-~]{1,1024}) HTTP/1\.1\r\n'  # no %, no ?
 _GET: Final = rb"GET " + _SIMPLE
 _PUT: Final = rb"PUT " + _SIMPLE
-_LINE: Final = rb"(GET|PUT|HEAD|DELETE) " + _TARGET + rb" HTTP/1\.1\r\n"
+
+OPERATIONS: Final = ("get", "put", "delete", "incr", "append", "touch")
+_WITH_BODY: Final = ("put", "append")
+
+
+class Plain(NamedTuple):
+    """What a request that begins in a certain way asks for."""
+
+    operation: str
+    method: str
+    query: tuple[str, ...]
+    """The query parameters that it knows."""
+
+
+def _beginnings() -> dict[bytes, Plain]:
+    """Return what is answered here, by what such a request begins with up to the namespace."""
+    return {
+        f"{method} {route.path.removesuffix('{namespace}/{key}')}".encode(): Plain(
+            route.operation, method, route.query
+        )
+        for route in ROUTES
+        if route.operation in OPERATIONS
+        for method in ((route.method, "HEAD") if route.method == "GET" else (route.method,))
+    }
+
+
+_REQUEST: Final = rb"(%b)" % b"|".join(map(re.escape, _beginnings())) + _ADDRESS
 
 _MATTERS: Final = (
     rb"(?i)\r\n(host|content-length|content-type|if-match|if-none-match|authorization|connection|expect"
@@ -79,8 +106,6 @@ _UNUSUAL: Final = frozenset(
     )
 )
 """Headers whose requests are left to the app."""
-_PARAMETERS: Final = {route.method: route.query for route in ROUTES if route.path == KV}
-_PARAMETERS["HEAD"] = _PARAMETERS["GET"]
 
 _log: Final = logging.getLogger(__name__)
 _numbers: Final = itertools.count(1)
@@ -128,16 +153,17 @@ class FastPath:
         self._view = store.view()
         self._tokens = tokens
         self._recorder = recorder
-        self._match_line = _own_pattern(_LINE).match
-        self._match_target = _own_pattern(_TARGET).fullmatch
+        self._match_line = _own_pattern(_REQUEST + rb" HTTP/1\.1\r\n").match
+        self._match_target = _own_pattern(_REQUEST).fullmatch
         self._find_fields = _own_pattern(_MATTERS).findall
-        self._methods = {method.encode(): method for method in _PARAMETERS}
+        self._beginnings = _beginnings()
+        self._no_parameters = Parameters()
         # What is known of header lines: of all, and of those without a condition the size of the body
         # and its content type, by whether there is a body.
         self._known: dict[bytes, Head] = {}
         self._bodiless: set[bytes] = set()
         self._bodies: dict[bytes, tuple[int, str]] = {}
-        self._queries: dict[tuple[str, bytes], float | None] = {}  # the ttl that they give
+        self._queries: dict[tuple[str, bytes], Parameters] = {}  # by operation; those without cas
         self._seen: set[int] = set()  # hashes of lines that came once
         # Answers, but for what differs from one to the next:
         self._start = b""  # what follows the status line
@@ -202,7 +228,7 @@ class FastPath:
                 try:
                     found = get(view, namespace.decode(), key.decode())
                     if type_of(found) is plain:
-                        value, version, deadline, content_type = found
+                        value, version, deadline, content_type, _slot = found
                         if size_of(value) < 2048 and not deadline and content_type in hits:
                             connection.send(
                                 hits[content_type] % (version, b"no-cache", size_of(value), value)
@@ -234,7 +260,7 @@ class FastPath:
                         try:
                             found = get(view, namespace.decode(), key.decode())
                             if type_of(found) is plain:
-                                value, version, deadline, content_type = found
+                                value, version, deadline, content_type, _slot = found
                                 size = size_of(value)
                                 if size < 2048 and not deadline and content_type in hits:
                                     answer = hits[content_type] % (
@@ -308,7 +334,7 @@ class FastPath:
             head = found
         end = body_at + head.size
         target = self._read_target(*line.groups())
-        if target is None or end > len(data) or (head.size and target[0] != "PUT"):
+        if target is None or end > len(data) or (head.size and target[0] not in _WITH_BODY):
             return 0
         self.answer(target, head, data[body_at:end], out)
         return end
@@ -316,11 +342,11 @@ class FastPath:
     def recognise(self, method: bytes, url: bytes, headers: RawHeaders) -> Call | None:
         """Return what an HTTP/1.1 request asks for, None where it is one for the app."""
         head = self._read_head(headers)
-        found = self._match_target(url)
-        if head is None or found is None or method not in self._methods:
+        found = self._match_target(b"%b %b" % (method, url))
+        if head is None or found is None:
             return None
-        target = self._read_target(method, *found.groups())
-        if target is None or (head.size and method != b"PUT"):
+        target = self._read_target(*found.groups())
+        if target is None or (head.size and target[0] not in _WITH_BODY):
             return None
         return Call(target, head, monotonic(), [])
 
@@ -331,18 +357,20 @@ class FastPath:
 
     def answer(self, target: Target, head: Head, body: bytes, out: list[bytes]) -> None:
         """Do what a request asks for and add the answer to `out`."""
-        method, namespace, key, ttl, cas = target
-        condition = head.condition if cas is None else conditions.all_of(head.condition, cas)
+        operation, method, namespace, key, query = target
+        condition = head.condition
+        if query.cas is not None:
+            condition = conditions.all_of(condition, Condition.version(query.cas))
         view = self._view
         try:
-            if method == "PUT":
+            if operation == "put":
                 outcome = operations.put(
                     view,
                     namespace,
                     key,
                     body,
                     content_type=head.content_type,
-                    ttl=ttl,
+                    ttl=query.ttl,
                     condition=condition,
                 )
                 if isinstance(outcome, Written):
@@ -351,24 +379,57 @@ class FastPath:
                     out.append(self._written[outcome.created] % outcome.version)
                     return
                 answer = kv.answer_put(outcome)
-            elif method == "DELETE":
-                gone = operations.delete(view, namespace, key, condition=condition)
-                answer = kv.answer_delete(gone, namespace, key)
-            else:
+            elif operation == "get":
                 found = operations.get(view, namespace, key)
                 if head.condition is None and not isinstance(found, Missing):
                     self._give_value(method, found, out)
                     return
                 answer = kv.answer_get(view, found, namespace, key, head.wanted, head.news)
+            else:
+                answer = self._change(target, condition, head.content_type, body)
         except Exception as error:
             self._fail(method, error, out)
         else:
             self._give(method, answer, out)
 
+    def _change(
+        self, target: Target, condition: Condition | None, content_type: str, body: bytes
+    ) -> Answer:
+        """Do what is neither GET nor PUT."""
+        operation, _, namespace, key, query = target
+        view = self._view
+        if operation == "delete":
+            gone = operations.delete(view, namespace, key, condition=condition)
+            return kv.answer_delete(gone, namespace, key)
+        if operation == "touch":
+            touched = operations.touch(view, namespace, key, ttl=query.ttl, condition=condition)
+            return kv.answer_touch(touched, namespace, key)
+        if operation == "append":
+            appended = operations.append(
+                view,
+                namespace,
+                key,
+                body,
+                content_type=content_type,
+                ttl=query.ttl,
+                condition=condition,
+            )
+            return kv.answer_append(appended)
+        counted = operations.incr(
+            view,
+            namespace,
+            key,
+            by=query.by,
+            initial=query.initial,
+            ttl=query.ttl,
+            condition=condition,
+        )
+        return kv.answer_incr(counted)
+
     # Answers
 
     def _give_value(self, method: str, entry: Entry[bytes], out: list[bytes]) -> None:
-        value, version, deadline, content_type = entry
+        value, version, deadline, content_type, _slot = entry
         template = self._hits.get(content_type) or self._prepare(content_type)
         age = self._caching(entry) if deadline else b"no-cache"
         body = b"" if method == "HEAD" else value
@@ -434,11 +495,11 @@ class FastPath:
     # Requests
 
     def _read_target(
-        self, method: bytes, namespace: bytes, key: bytes, query: bytes | None
+        self, beginning: bytes, namespace: bytes, key: bytes, query: bytes | None
     ) -> Target | None:
-        """Return what a matched target asks for, None where it is not valid."""
-        ttl = cas = None
-        verb = self._methods[method]
+        """Return what a matched request asks for, None where it is not valid."""
+        operation, method, known = self._beginnings[beginning]
+        parameters = self._no_parameters
         try:
             if 37 in key:  # %
                 text = target.decode(key)
@@ -446,23 +507,21 @@ class FastPath:
             else:
                 text = key.decode()
             if query:
-                ttl, cas = self._read_query(verb, query)
+                parameters = self._read_query(operation, query, known)
         except CacheServerError:
             return None
-        return verb, namespace.decode(), text, ttl, cas
+        return operation, method, namespace.decode(), text, parameters
 
-    def _read_query(self, method: str, query: bytes) -> tuple[float | None, Condition | None]:
-        """Return ttl and the condition of cas. What has no cas is often the same, and remembered."""
-        if (method, query) in self._queries:
-            return self._queries[method, query], None
-        parameters = target.parse_query(query, _PARAMETERS[method])
-        ttl = target.parse_ttl(parameters["ttl"]) if "ttl" in parameters else None
-        if "cas" in parameters:
-            return ttl, Condition.version(target.parse_cas(parameters["cas"]))
-        if len(self._queries) >= MAX_KNOWN:
-            self._queries.clear()
-        self._queries[method, query] = ttl
-        return ttl, None
+    def _read_query(self, operation: str, query: bytes, known: tuple[str, ...]) -> Parameters:
+        """Return what a query asks for. What has no cas is often the same, and remembered."""
+        if (operation, query) in self._queries:
+            return self._queries[operation, query]
+        parameters = target.parse_parameters(query, known)
+        if parameters.cas is None:
+            if len(self._queries) >= MAX_KNOWN:
+                self._queries.clear()
+            self._queries[operation, query] = parameters
+        return parameters
 
     def _read_head(self, headers: RawHeaders) -> Head | None:
         """Return what headers say, None where the app has to look at them."""

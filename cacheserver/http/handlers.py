@@ -14,33 +14,41 @@ import sys
 import sysconfig
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import cacheserver
 from cacheserver import operations
-from cacheserver.http import bodies, codec, conditions, kv, problems, target
+from cacheserver.http import bodies, codec, conditions, kv, namespaces, problems
 from cacheserver.http.errors import MalformedHeader, MalformedJSON, UnsupportedMediaType
 from cacheserver.http.messages import JSON, Answer, RawHeaders, Request, problem
 from cacheserver.http.status import ServiceStatus
+from cacheserver.http.target import Parameters
 from cacheserver.metrics import Exposition
 from cacheserver.store.entry import CONTENT_TYPE, VALUE, Entry
-from cacheserver.store.outcomes import Condition, Conflict
+from cacheserver.store.namespace import NamespaceStatistics
+from cacheserver.store.outcomes import Condition, Conflict, Missing
 from cacheserver.store.store import Store
 
 type Handler = Callable[[Request], Awaitable[Answer]]
 
 _ENVELOPE_BYTES: Final = 64 * 1024
-"""What a JSON body may need around its value."""
+"""What a JSON body may need around its value, or without one."""
 
 
 class Handlers:
-    """The handlers, each named as the operation in the table of routes. Holds no state."""
+    """The handlers, each named as the operation in the table of routes.
+
+    A namespace as a whole is changed in a thread that ends with the change. For what a thread has made is
+    freed by that thread alone, as long as it lives: an idle one would keep what others delete.
+    """
 
     def __init__(self, store: Store, status: ServiceStatus, exposition: Exposition) -> None:
         self._store = store
         self._status = status
         self._exposition = exposition
+        self._changes = ThreadPoolExecutor(4, thread_name_prefix="cacheserver-changes")
         self._max_value_size = store.max_value_size
         # In base64 four characters stand for three bytes.
         self._max_json_size = (store.max_value_size + 2) // 3 * 4 + _ENVELOPE_BYTES
@@ -48,7 +56,7 @@ class Handlers:
     async def get(self, request: Request) -> Answer:
         """Read a value, unless the client's conditions say that it does not want it."""
         namespace, key = request.address()
-        request.query()
+        request.parameters()
         wanted = conditions.if_match(request.header(b"if-match"))
         news = conditions.if_none_match(request.header(b"if-none-match"))
         view = self._store.view()
@@ -62,9 +70,8 @@ class Handlers:
         if request.header(b"content-range") is not None:  # RFC 9110, section 14.5
             raise MalformedHeader("Content-Range: a value is written whole; send all of it")
         namespace, key = request.address()
-        query = request.query()
+        query = request.parameters()
         condition = _condition(request, query)
-        ttl = target.parse_ttl(query["ttl"]) if "ttl" in query else None
         content_type = bodies.parse_content_type(request.header(b"content-type"))
         value = await request.body(self._max_value_size)
         outcome = operations.put(
@@ -73,7 +80,7 @@ class Handlers:
             key,
             value,
             content_type=content_type,
-            ttl=ttl,
+            ttl=query.ttl,
             condition=condition,
         )
         return kv.answer_put(outcome)
@@ -81,18 +88,65 @@ class Handlers:
     async def delete(self, request: Request) -> Answer:
         """Delete a value if every condition holds."""
         namespace, key = request.address()
-        condition = _condition(request, request.query())
+        condition = _condition(request, request.parameters())
         outcome = operations.delete(self._store.view(), namespace, key, condition=condition)
         return kv.answer_delete(outcome, namespace, key)
+
+    async def incr(self, request: Request) -> Answer:
+        """Add to a number if every condition holds."""
+        namespace, key = request.address()
+        query = request.parameters()
+        condition = _condition(request, query)
+        await request.refuse_body("by, initial and ttl stand in the query, as in ?by=5")
+        outcome = operations.incr(
+            self._store.view(),
+            namespace,
+            key,
+            by=query.by,
+            initial=query.initial,
+            ttl=query.ttl,
+            condition=condition,
+        )
+        return kv.answer_incr(outcome)
+
+    async def append(self, request: Request) -> Answer:
+        """Add to the end of a value if every condition holds."""
+        request.refuse_larger(self._max_value_size)
+        _refuse_coding(request)
+        namespace, key = request.address()
+        query = request.parameters()
+        condition = _condition(request, query)
+        content_type = bodies.parse_content_type(request.header(b"content-type"))
+        more = await request.body(self._max_value_size)
+        outcome = operations.append(
+            self._store.view(),
+            namespace,
+            key,
+            more,
+            content_type=content_type,
+            ttl=query.ttl,
+            condition=condition,
+        )
+        return kv.answer_append(outcome)
+
+    async def touch(self, request: Request) -> Answer:
+        """Give a value a new time to live if every condition holds."""
+        namespace, key = request.address()
+        query = request.parameters()
+        condition = _condition(request, query)
+        await request.refuse_body("ttl stands in the query, as in ?ttl=60")
+        outcome = operations.touch(
+            self._store.view(), namespace, key, ttl=query.ttl, condition=condition
+        )
+        return kv.answer_touch(outcome, namespace, key)
 
     async def compare_and_set(self, request: Request) -> Answer:
         """Write a value if the key has the version that the JSON body expects."""
         request.refuse_larger(self._max_json_size)
         _refuse_coding(request)
-        if not bodies.accepts_json(request.header(b"content-type")):
-            raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
+        _refuse_other_than_json(request, bodies.JSON_CONTENT_TYPE)
         namespace, key = request.address()
-        condition = _condition(request, request.query())
+        condition = _condition(request, request.parameters())
         wish = bodies.parse_compare_and_set(await request.body(self._max_json_size))
         outcome = operations.compare_and_set(
             self._store.view(),
@@ -109,6 +163,52 @@ class Handlers:
         etag = [(b"etag", conditions.etag(outcome.version))]
         return _json(200, {"version": outcome.version}, etag)
 
+    # Namespaces. Figures are collected, and whatever may take long is done, off the event loop.
+
+    async def list_namespaces(self, request: Request) -> Answer:
+        """Tell of all namespaces, in order of their names."""
+        request.parameters()
+        found = await asyncio.to_thread(operations.list_namespaces, self._store)
+        return _json(200, {"namespaces": [namespaces.render(each) for each in found]})
+
+    async def get_namespace(self, request: Request) -> Answer:
+        """Tell of a namespace: its configuration and its figures."""
+        name = _namespace(request)
+        return _told(name, await asyncio.to_thread(operations.get_namespace, self._store, name))
+
+    async def put_namespace(self, request: Request) -> Answer:
+        """Make a namespace, or have it configured like this and no different."""
+        request.refuse_larger(_ENVELOPE_BYTES)
+        _refuse_coding(request)
+        _refuse_other_than_json(request, bodies.JSON_CONTENT_TYPE)
+        name, fields = await _configuration(request)
+        found, created = await self._apart(operations.put_namespace, self._store, name, fields)
+        return _json(201 if created else 200, namespaces.render(found))
+
+    async def patch_namespace(self, request: Request) -> Answer:
+        """Change those parts of a configuration that are given."""
+        request.refuse_larger(_ENVELOPE_BYTES)
+        _refuse_coding(request)
+        _refuse_other_than_json(request, bodies.MERGE_PATCH, bodies.JSON_CONTENT_TYPE)
+        name, fields = await _configuration(request)
+        found = await self._apart(operations.patch_namespace, self._store, name, fields)
+        return _told(name, found)
+
+    async def delete_namespace(self, request: Request) -> Answer:
+        """Drop a namespace and all that it holds."""
+        name = _namespace(request)
+        gone = await self._apart(operations.delete_namespace, self._store, name)
+        return kv.missing(gone, name) if isinstance(gone, Missing) else Answer(204)
+
+    async def clear_namespace(self, request: Request) -> Answer:
+        """Delete all keys of a namespace at one instant, and say how many there were."""
+        name = _namespace(request)
+        await request.refuse_body("all keys of the namespace go")
+        gone = await self._apart(operations.clear_namespace, self._store, name)
+        if isinstance(gone, Missing):
+            return kv.missing(gone, name)
+        return _json(200, {"entries": gone})
+
     async def health(self, request: Request) -> Answer:
         """Tell that the process lives and its event loop turns."""
         return _json(200, {"status": "ok"})
@@ -121,7 +221,6 @@ class Handlers:
         return problem(
             problems.NOT_READY,
             f"the server is {state}: ask again in a moment, or ask another one",
-            [(b"retry-after", b"1")],
             state=state,
         )
 
@@ -149,6 +248,18 @@ class Handlers:
             },
         )
 
+    async def _apart[R](self, function: Callable[..., R], *arguments: object) -> R:
+        """Call what may take seconds, off the event loop and in a thread that ends with it.
+
+        A few at a time, and not by the threads that tell figures.
+        """
+
+        def call() -> R:
+            with ThreadPoolExecutor(1, thread_name_prefix="cacheserver-change") as own:
+                return own.submit(function, *arguments).result()
+
+        return await asyncio.get_running_loop().run_in_executor(self._changes, call)
+
     async def metrics(self, request: Request) -> Answer:
         """Render the metrics in a thread of their own, so that no request waits for them."""
         accept = (request.header(b"accept") or b"").decode("latin-1")
@@ -166,13 +277,36 @@ def _refuse_coding(request: Request) -> None:
         )
 
 
-def _condition(request: Request, query: dict[str, str]) -> Condition | None:
-    cas = target.parse_cas(query["cas"]) if "cas" in query else None
+def _refuse_other_than_json(request: Request, *media_types: str) -> None:
+    if not bodies.is_of(request.header(b"content-type"), media_types):
+        raise UnsupportedMediaType(
+            f"the body must be JSON: send Content-Type: {' or '.join(media_types)}"
+        )
+
+
+def _condition(request: Request, query: Parameters) -> Condition | None:
     return conditions.all_of(
         conditions.if_match(request.header(b"if-match")),
         conditions.if_none_match(request.header(b"if-none-match")),
-        None if cas is None else Condition.version(cas),
+        None if query.cas is None else Condition.version(query.cas),
     )
+
+
+def _namespace(request: Request) -> str:
+    name = request.namespace()
+    request.parameters()
+    return name
+
+
+async def _configuration(request: Request) -> tuple[str, dict[str, Any]]:
+    name = _namespace(request)
+    return name, namespaces.parse(await request.body(_ENVELOPE_BYTES))
+
+
+def _told(name: str, found: NamespaceStatistics | Missing) -> Answer:
+    if isinstance(found, Missing):
+        return kv.missing(found, name)
+    return _json(200, namespaces.render(found))
 
 
 def _json(status: int, content: object, headers: RawHeaders = ()) -> Answer:

@@ -1,4 +1,4 @@
-"""What GET, PUT and DELETE of a key answer, whichever way the request came in.
+"""What requests for a key are answered, whichever way they came in.
 
 The ASGI app and the fast path ask `cacheserver.operations` and come here with the outcome, so that
 their answers cannot differ.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from cacheserver import operations
 from cacheserver.http import conditions, problems
-from cacheserver.http.messages import Answer, problem
+from cacheserver.http.messages import JSON, Answer, problem
+from cacheserver.operations import Appended, Counted
 from cacheserver.store.entry import CONTENT_TYPE, VALUE, VERSION, Entry
-from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Touched, Written
 from cacheserver.store.store import StoreView
 
 
@@ -28,7 +29,7 @@ def answer_get(
     if wanted is not None and not wanted.holds(version):
         return conflict(entry)
     if isinstance(found, Missing):
-        return _missing(found, namespace, key)
+        return missing(found, namespace, key)
     etag = conditions.etag(version)
     caching = cache_control(operations.seconds_left(view, found))
     if news is not None and not news.holds(version):
@@ -48,8 +49,31 @@ def answer_delete(outcome: Deleted | Missing | Conflict[bytes], namespace: str, 
     if isinstance(outcome, Conflict):
         return conflict(outcome.current)
     if isinstance(outcome, Missing):
-        return _missing(outcome, namespace, key)
+        return missing(outcome, namespace, key)
     return Answer(204)
+
+
+def answer_incr(outcome: Counted | Conflict[bytes]) -> Answer:
+    """Answer POST /v1/incr."""
+    if isinstance(outcome, Conflict):
+        return conflict(outcome.current)
+    return _changed(b"value", *outcome)
+
+
+def answer_append(outcome: Appended | Conflict[bytes]) -> Answer:
+    """Answer POST /v1/append."""
+    if isinstance(outcome, Conflict):
+        return conflict(outcome.current)
+    return _changed(b"length", *outcome)
+
+
+def answer_touch(outcome: Touched | Missing | Conflict[bytes], namespace: str, key: str) -> Answer:
+    """Answer POST /v1/touch."""
+    if isinstance(outcome, Conflict):
+        return conflict(outcome.current)
+    if isinstance(outcome, Missing):
+        return missing(outcome, namespace, key)
+    return written(False, conditions.etag(outcome.version))
 
 
 def value(etag: bytes, caching: bytes, content_type: bytes, body: bytes) -> Answer:
@@ -83,9 +107,15 @@ def conflict(current: Entry[bytes] | None, **fields: object) -> Answer:
     )
 
 
-def _missing(missing: Missing, namespace: str, key: str) -> Answer:
-    if missing.reason == "key":
+def missing(found: Missing, namespace: str, key: str = "") -> Answer:
+    """Tell what is not there."""
+    if found.reason == "key":
         detail = f"there is no key {key!r} in namespace {namespace!r}"
     else:
         detail = f"there is no namespace {namespace!r}; the first write makes it"
-    return problem(problems.NOT_FOUND, detail, reason=missing.reason)
+    return problem(problems.NOT_FOUND, detail, reason=found.reason)
+
+
+def _changed(what: bytes, number: int, version: int) -> Answer:
+    body = b'{"%b":%d,"version":%d}' % (what, number, version)
+    return Answer(200, [JSON, (b"etag", conditions.etag(version))], body)

@@ -9,9 +9,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cacheserver.http import problems, target
-from cacheserver.http.errors import BodyTooLarge, ClientGone, MalformedHeader
+from cacheserver.http.errors import BodyTooLarge, ClientGone, MalformedBody, MalformedHeader
 from cacheserver.http.problems import Kind
 from cacheserver.http.routes import Found, Route
+from cacheserver.http.target import Parameters
 from cacheserver.store.names import check_key, check_namespace
 
 type RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -48,6 +49,8 @@ class Answer(Response):
 
 def problem(kind: Kind, detail: str, headers: RawHeaders = (), **fields: object) -> Answer:
     """Return the answer for a problem; `fields` go into its body."""
+    if kind.retry_after is not None:
+        headers = (*headers, (b"retry-after", b"%d" % kind.retry_after))
     return Answer(kind.status, (PROBLEM, *headers), kind.render(detail, **fields))
 
 
@@ -74,9 +77,15 @@ class Request:
         check_key(key)
         return namespace, key
 
-    def query(self) -> dict[str, str]:
-        """Return the query's parameters. Raises MalformedQuery for one that the route lacks."""
-        return target.parse_query(self._scope["query_string"], self._route.query)
+    def namespace(self) -> str:
+        """Return the namespace. Raises where it is not valid."""
+        namespace = target.decode(self._found.namespace)
+        check_namespace(namespace)
+        return namespace
+
+    def parameters(self) -> Parameters:
+        """Return what the query asks for. Raises MalformedQuery for what the route doesn't know."""
+        return target.parse_parameters(self._scope["query_string"], self._route.query)
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header, its lines joined with commas, None where it is absent."""
@@ -93,21 +102,36 @@ class Request:
         if len(announced) > 18 or int(announced) > limit:
             raise _too_large(limit)
 
+    async def refuse_body(self, instead: str) -> None:
+        """Raise MalformedBody where there is a body; `instead` says what should be sent."""
+        announced = self.header(b"content-length") or b"0"
+        if announced.strip(b"0") or await self._has_body():
+            raise MalformedBody(f"this request takes no body: {instead}")
+
     async def body(self, limit: int) -> bytes:
         """Read the body. Raises BodyTooLarge beyond `limit` bytes, ClientGone if it breaks off."""
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                raise ClientGone("the client left before its request was complete")
-            chunk = message.get("body", b"")
-            more = message.get("more_body", False)
+            chunk, more = await self._chunk()
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
             chunks.append(chunk)
         return b"".join(chunks)
+
+    async def _has_body(self) -> bool:
+        chunk, more = b"", True
+        while more and not chunk:
+            chunk, more = await self._chunk()
+        return bool(chunk)
+
+    async def _chunk(self) -> tuple[bytes, bool]:
+        """Return the next piece of the body, and whether there is more."""
+        message = await self._receive()
+        if message["type"] != "http.request":
+            raise ClientGone("the client left before its request was complete")
+        return message.get("body", b""), message.get("more_body", False)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

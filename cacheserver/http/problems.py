@@ -24,6 +24,8 @@ class Kind:
     slug: str
     """Names the kind in `type`, for programs; it never changes."""
     title: str
+    retry_after: int | None = None
+    """Seconds until asking again may help, None where it would not."""
     beginning: bytes = field(init=False, repr=False)
     """The body as far as it is always the same."""
 
@@ -53,21 +55,29 @@ MALFORMED_JSON: Final = Kind(400, "malformed-json", "The body is not JSON")
 INVALID_KEY: Final = Kind(400, "invalid-key", "The key is not valid")
 INVALID_NAMESPACE: Final = Kind(400, "invalid-namespace", "The namespace is not valid")
 INVALID_TTL: Final = Kind(400, "invalid-ttl", "The time to live is not valid")
+INVALID_CONFIG: Final = Kind(400, "invalid-config", "The configuration is not valid")
 INVALID_INPUT: Final = Kind(400, "invalid-input", "The input is not valid")
 BAD_REQUEST: Final = Kind(400, "bad-request", "The request is malformed")
 UNAUTHORIZED: Final = Kind(401, "unauthorized", "A token is needed")
 NOT_FOUND: Final = Kind(404, "not-found", "There is nothing here")
 METHOD_NOT_ALLOWED: Final = Kind(405, "method-not-allowed", "The method is not allowed here")
+NOT_AN_INTEGER: Final = Kind(409, "not-an-integer", "The value is no integer")
+INTEGER_OVERFLOW: Final = Kind(409, "integer-overflow", "The integer would be too large")
 CONDITION_FAILED: Final = Kind(412, "condition-failed", "The condition does not hold")
 TOO_LARGE: Final = Kind(413, "too-large", "The value is too large")
+NEVER_FITS: Final = Kind(413, "never-fits", "The value can never fit")
 KEY_TOO_LONG: Final = Kind(414, "key-too-long", "The key is too long")
 UNSUPPORTED_MEDIA_TYPE: Final = Kind(
     415, "unsupported-media-type", "The media type is not supported"
 )
+CONDITION_REQUIRED: Final = Kind(428, "condition-required", "A condition is required")
 UNEXPECTED: Final = "the request failed for a reason that the log of the server tells"
 """The detail where a request failed for no fault of its own."""
 INTERNAL: Final = Kind(500, "internal", "The server made a mistake")
-NOT_READY: Final = Kind(503, "not-ready", "The server is not ready")
+NOT_READY: Final = Kind(503, "not-ready", "The server is not ready", retry_after=1)
+CONTENTION: Final = Kind(
+    503, "contention", "Too many others write this key right now", retry_after=1
+)
 FULL: Final = Kind(507, "full", "The cache is full")
 
 KINDS: Final[dict[type[Exception], Kind]] = {
@@ -76,10 +86,16 @@ KINDS: Final[dict[type[Exception], Kind]] = {
     errors.KeyTooLong: KEY_TOO_LONG,
     errors.InvalidNamespace: INVALID_NAMESPACE,
     errors.InvalidTTL: INVALID_TTL,
+    errors.InvalidConfig: INVALID_CONFIG,
     errors.LimitExceeded: FULL,
     errors.ValueTooLarge: TOO_LARGE,
+    errors.NeverFits: NEVER_FITS,
     errors.StoreFull: FULL,
     errors.TooManyNamespaces: FULL,
+    errors.ConditionRequired: CONDITION_REQUIRED,
+    errors.NotAnInteger: NOT_AN_INTEGER,
+    errors.IntegerOverflow: INTEGER_OVERFLOW,
+    errors.Contention: CONTENTION,
     errors.LockMisuse: INTERNAL,
     http_errors.RequestError: BAD_REQUEST,
     http_errors.MalformedTarget: MALFORMED_TARGET,
@@ -95,6 +111,8 @@ KINDS: Final[dict[type[Exception], Kind]] = {
 WITHOUT_STATUS: Final = frozenset(
     {
         errors.CacheServerError,  # the root: never raised itself
+        errors.WrongValue,  # never raised itself either
+        errors.NamespaceGone,  # whoever meets it tries again
         errors.SettingsError,  # raised before anybody listens
         errors.StartupError,  # likewise
         http_errors.ClientGone,  # nobody is there to read an answer

@@ -1,7 +1,7 @@
 """The one table of routes. The app is made from it, and so is whatever else needs to know them.
 
 A path is matched as raw bytes, before percent-decoding: `{namespace}` is one segment, `{key}` is all
-the rest. Nothing here knows the framework.
+the rest, and what else stands there must be there letter by letter. Nothing here knows the framework.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ class Route(NamedTuple):
 
 KV: Final = "/v1/kv/{namespace}/{key}"
 CAS: Final = "/v1/cas/{namespace}/{key}"
+INCR: Final = "/v1/incr/{namespace}/{key}"
+APPEND: Final = "/v1/append/{namespace}/{key}"
+TOUCH: Final = "/v1/touch/{namespace}/{key}"
+NAMESPACES: Final = "/v1/namespaces"
+NAMESPACE: Final = "/v1/namespaces/{namespace}"
+CLEAR: Final = "/v1/namespaces/{namespace}/clear"
 CONDITIONS: Final = ("If-Match", "If-None-Match")
 
 ROUTES: Final = (
@@ -46,7 +52,7 @@ ROUTES: Final = (
         "PUT",
         KV,
         "put",
-        (201, 204, 400, 412, 413, 414, 415, 507),
+        (201, 204, 400, 412, 413, 414, 415, 428, 507),
         "Write a value, on condition if one is given",
         query=("cas", "ttl"),
         headers=(*CONDITIONS, "Content-Type"),
@@ -55,7 +61,7 @@ ROUTES: Final = (
         "DELETE",
         KV,
         "delete",
-        (204, 400, 404, 412, 414),
+        (204, 400, 404, 412, 414, 428),
         "Delete a value, on condition if one is given",
         query=("cas",),
         headers=CONDITIONS,
@@ -68,6 +74,59 @@ ROUTES: Final = (
         "Write a value if the key still has the version that is expected",
         headers=(*CONDITIONS, "Content-Type"),
     ),
+    Route(
+        "POST",
+        INCR,
+        "incr",
+        (200, 400, 409, 412, 413, 414, 428, 503, 507),
+        "Add to a number",
+        query=("by", "cas", "initial", "ttl"),
+        headers=CONDITIONS,
+    ),
+    Route(
+        "POST",
+        APPEND,
+        "append",
+        (200, 400, 412, 413, 414, 415, 428, 503, 507),
+        "Add to the end of a value",
+        query=("cas", "ttl"),
+        headers=(*CONDITIONS, "Content-Type"),
+    ),
+    Route(
+        "POST",
+        TOUCH,
+        "touch",
+        (204, 400, 404, 412, 414),
+        "Give a value a new time to live",
+        query=("cas", "ttl"),
+        headers=CONDITIONS,
+    ),
+    Route("GET", NAMESPACES, "list_namespaces", (200, 400), "Tell of all namespaces"),
+    Route("GET", NAMESPACE, "get_namespace", (200, 400, 404), "Tell of a namespace"),
+    Route(
+        "PUT",
+        NAMESPACE,
+        "put_namespace",
+        (200, 201, 400, 413, 415, 507),
+        "Make a namespace, or give it another configuration",
+        headers=("Content-Type",),
+    ),
+    Route(
+        "PATCH",
+        NAMESPACE,
+        "patch_namespace",
+        (200, 400, 404, 413, 415),
+        "Change parts of a namespace's configuration",
+        headers=("Content-Type",),
+    ),
+    Route(
+        "DELETE",
+        NAMESPACE,
+        "delete_namespace",
+        (204, 400, 404),
+        "Drop a namespace and all it holds",
+    ),
+    Route("POST", CLEAR, "clear_namespace", (200, 400, 404), "Delete all keys of a namespace"),
     Route("GET", "/healthz", "health", (200,), "Tell that the process lives", needs_token=False),
     Route(
         "GET",
@@ -107,6 +166,7 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[bytes, Resource] = {}
+        self._named: dict[tuple[bytes, ...], Resource] = {}  # by what stands around the namespace
         self._keyed: dict[bytes, Resource] = {}  # by the segment between /v1/ and the namespace
         for route in routes:
             methods = self._resource(route.path).routes
@@ -119,17 +179,22 @@ class RouteTable:
         if path in self._fixed:
             return Found(self._fixed[path])
         segments = path.split(b"/", 4)
-        if len(segments) < 5 or segments[0] or segments[1] != b"v1":
+        if len(segments) < 4 or segments[0] or segments[1] != b"v1":
             return None
-        _, _, verb, namespace, key = segments
-        if verb not in self._keyed:
-            return None
-        return Found(self._keyed[verb], namespace, key)
+        _, _, verb, namespace, *behind = segments
+        if behind and verb in self._keyed:
+            return Found(self._keyed[verb], namespace, behind[0])
+        around = (verb, *behind)
+        return Found(self._named[around], namespace) if around in self._named else None
 
     def _resource(self, path: str) -> Resource:
-        literal, _, variable = path.partition("{")
-        if not variable:
+        literal, _, variable = path.partition("{namespace}")
+        if not variable and literal == path:
             return self._fixed.setdefault(path.encode(), Resource({}))
         _, version, verb, end = literal.split("/")
-        assert (version, end, variable) == ("v1", "", "namespace}/{key}"), path
-        return self._keyed.setdefault(verb.encode(), Resource({}))
+        assert (version, end) == ("v1", ""), path
+        if variable == "/{key}":
+            return self._keyed.setdefault(verb.encode(), Resource({}))
+        assert variable.count("/") <= 1, path
+        around = (verb.encode(), *variable.encode().split(b"/")[1:])
+        return self._named.setdefault(around, Resource({}))

@@ -7,7 +7,8 @@ A target is split before it is decoded, and decoded once. So `%2F` in a key is a
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from cacheserver.http.errors import MalformedQuery, MalformedTarget
@@ -15,7 +16,19 @@ from cacheserver.http.errors import MalformedQuery, MalformedTarget
 MAX_VERSION: Final = 2**53 - 1
 _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _INTEGER: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+_SIGNED: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _DECIMAL: Final = re.compile(r"[0-9]{1,16}(?:\.[0-9]{1,16})?", re.ASCII)
+
+
+class Parameters(NamedTuple):
+    """What the query of a request for a key asks for."""
+
+    ttl: float | None = None
+    """Seconds; None: the namespace's default."""
+    cas: int | None = None
+    """The version that is expected, 0: no key; None: any."""
+    by: int = 1
+    initial: int = 0
 
 
 def decode(raw: bytes) -> str:
@@ -80,6 +93,13 @@ def parse_query(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
     return parameters
 
 
+def parse_parameters(raw: bytes, known: tuple[str, ...]) -> Parameters:
+    """Return what the query of a request for a key asks for. Raises as `parse_query` does."""
+    given = parse_query(raw, known)
+    values = {name: _PARSERS[name](text) for name, text in given.items()}
+    return Parameters(**values)
+
+
 def parse_cas(text: str) -> int:
     """Return the version that `?cas=` expects, 0 for a key that must not be there."""
     if _INTEGER.fullmatch(text) and int(text) <= MAX_VERSION:
@@ -98,6 +118,31 @@ def parse_ttl(text: str) -> float:
         f"ttl={text[:64]!r} is no number of seconds: write decimal digits like 60 or 0.5, "
         "and 0 for a value that never expires"
     )
+
+
+def _parse_by(text: str) -> int:
+    return _signed("by", text)
+
+
+def _parse_initial(text: str) -> int:
+    return _signed("initial", text)
+
+
+def _signed(name: str, text: str) -> int:
+    if _SIGNED.fullmatch(text) and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    raise MalformedQuery(
+        f"{name}={text[:64]!r} is no integer that fits in 64 bits: write digits, with a - before "
+        "them if it is negative"
+    )
+
+
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "cas": parse_cas,
+    "ttl": parse_ttl,
+    "by": _parse_by,
+    "initial": _parse_initial,
+}
 
 
 def _known(names: tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cacheserver import Store
+from cacheserver import Conflict, Store, operations
 from cacheserver.http import ServiceStatus, create_app
 from cacheserver.http.access import Tokens
 from tests.support.http_client import AppClient
@@ -123,12 +124,97 @@ def test_empty_token_is_refused():
 
 
 def test_full_store():
-    """A write for which there is no memory gives 507."""
-    client = AppClient(create_app(Store(max_memory=1000)))
-    answer = client.request("PUT", "/v1/kv/n/k", (), b"x" * 2000)
-    assert answer.status == 507
-    assert answer.json()["type"] == "urn:cacheserver:problem:full"
+    """A write for which there is no memory gives 507, one for which there never will be 413."""
+    client = AppClient(create_app(Store(max_memory=5000, policy="none")))
+    assert client.request("PUT", "/v1/kv/n/k", (), b"x" * 3000).status == 201
+    full = client.request("PUT", "/v1/kv/n/l", (), b"x" * 3000)
+    assert (full.status, full.json()["type"]) == (507, "urn:cacheserver:problem:full")
+    never = client.request("PUT", "/v1/kv/n/l", (), b"x" * 6000)
+    assert (never.status, never.json()["type"]) == (413, "urn:cacheserver:problem:never-fits")
     client.close()
+
+
+def test_contention(monkeypatch: pytest.MonkeyPatch):
+    """A write that others are always quicker than gives 503, and says when to try again."""
+
+    def never_still(*arguments: object, **options: object) -> Conflict[bytes]:
+        return Conflict(None)
+
+    monkeypatch.setattr(operations, "put", never_still)
+    client = AppClient(create_app())
+    for verb in ("incr", "append"):
+        answer = client.request("POST", f"/v1/{verb}/n/k")
+        assert (answer.status, answer.header("retry-after")) == (503, "1")
+        assert answer.json()["type"] == "urn:cacheserver:problem:contention"
+    client.close()
+
+
+def test_changes_of_namespaces_leave_no_thread_behind():
+    """They are made in threads that end: what those have made is freed when others delete it."""
+    app = create_app()
+    seen: set[threading.Thread] = set()
+    app.state.store.create = noting_the_thread(app.state.store.create, seen)
+    client = AppClient(app)
+    headers = [("Content-Type", "application/json")]
+    for _ in range(3):
+        assert client.request("PUT", "/v1/namespaces/n", headers, b"{}").status in (200, 201)
+    assert len(seen) == 3
+    assert threading.current_thread() not in seen
+    assert not [thread for thread in seen if thread.is_alive()]
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "verb"),
+    [("POST", "/v1/namespaces/n/clear", "get"), ("DELETE", "/v1/namespaces/n", "drop")],
+)
+def test_the_loop_goes_on_while_a_namespace_is_changed(method: str, path: str, verb: str):
+    """What takes long there keeps no other request of the same event loop waiting."""
+    app = create_app()
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(name: str) -> None:
+        begun.set()
+        assert release.wait(20)
+
+    setattr(app.state.store, verb, slow)
+
+    async def ask() -> tuple[int, int]:
+        changing = asyncio.create_task(status_of(app, method, path))
+        assert await asyncio.to_thread(begun.wait, 20)
+        meanwhile = await status_of(app, "GET", "/healthz")
+        assert not changing.done()
+        release.set()
+        return await changing, meanwhile
+
+    assert asyncio.run(ask()) == (404, 200)
+
+
+async def status_of(app: Any, method: str, path: str) -> int:
+    """Ask the app on the running loop."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
+
+
+def noting_the_thread[**P, R](
+    function: Callable[P, R], seen: set[threading.Thread]
+) -> Callable[P, R]:
+    """The same function, noting who calls it."""
+
+    def noting(*arguments: P.args, **options: P.kwargs) -> R:
+        seen.add(threading.current_thread())
+        return function(*arguments, **options)
+
+    return noting
 
 
 def test_too_many_namespaces():
@@ -143,7 +229,12 @@ def test_too_many_namespaces():
 
 @given(
     method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "?"]),
-    path=st.sampled_from([b"/v1/kv/n/", b"/v1/cas/n/", b"/v1/kv/", b"/v1/", b"/"]),
+    path=st.sampled_from(
+        [
+            *(b"/v1/kv/n/", b"/v1/cas/n/", b"/v1/kv/", b"/v1/", b"/", b"/v1/incr/n/"),
+            *(b"/v1/append/n/", b"/v1/touch/n/", b"/v1/namespaces/", b"/v1/namespaces/n/"),
+        ]
+    ),
     rest=st.binary(max_size=30),
     headers=st.lists(
         st.tuples(
@@ -153,7 +244,9 @@ def test_too_many_namespaces():
         max_size=4,
     ),
     body=st.binary(max_size=30)
-    | st.sampled_from([b'{"expected_version":0,"value":1}', b'{"expected_version":', b"[]"]),
+    | st.sampled_from(
+        [b'{"expected_version":0,"value":1}', b'{"expected_version":', b"[]", b'{"stripes":2}']
+    ),
 )
 def test_any_request_has_an_answer(
     method: str, path: bytes, rest: bytes, headers: list[tuple[str, bytes]], body: bytes

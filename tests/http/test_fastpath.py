@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +12,7 @@ from cacheserver import operations
 from cacheserver.http.access import Tokens
 from cacheserver.http.fastpath import LARGE, MAX_KNOWN, MAX_LINES, FastPath
 from cacheserver.metrics import Metrics
-from cacheserver.store.outcomes import Missing
+from cacheserver.store.outcomes import Conflict, Missing
 from cacheserver.store.store import Store
 
 HOST = b"Host: t\r\n"
@@ -45,8 +45,8 @@ class Connection:
 class Served:
     """A fast path over a store of its own."""
 
-    def __init__(self, *, max_memory: int = 1 << 30, tokens: Tokens | None = None) -> None:
-        self.store = Store(max_memory=max_memory)
+    def __init__(self, *, tokens: Tokens | None = None, **options: Any) -> None:
+        self.store = Store(**options)
         self.metrics = Metrics()
         self.path = FastPath(self.store, tokens, self.metrics.recorder())
         self.path.refresh([DATE])
@@ -72,6 +72,11 @@ def get(key: str, lines: bytes = HOST) -> bytes:
 def put(key: str, value: bytes, lines: bytes = HOST) -> bytes:
     head = b"PUT /v1/kv/n/%b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n"
     return head % (key.encode(), lines, len(value)) + value
+
+
+def post(verb: str, key: str, body: bytes = b"", lines: bytes = HOST) -> bytes:
+    head = b"POST /v1/%b/n/%b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n"
+    return head % (verb.encode(), key.encode(), lines, len(body)) + body
 
 
 def statuses(received: bytes) -> list[int]:
@@ -116,6 +121,36 @@ def test_requests_of_one_read_are_answered_in_order_and_in_one_write() -> None:
         ("DELETE", 204): 3,
     }
     assert served.metrics.totals().durations.count == 18
+
+
+def test_other_verbs_are_answered_too() -> None:
+    """Numbers, pieces and times to live, between reads and writes of the same connection."""
+    served = Served()
+    data = post("incr", "n") + post("incr", "n?by=5&ttl=100") + get("n") + post("append", "n", b"0")
+    data += post("touch", "n?ttl=5") + post("incr", "n?cas=7") + post("touch", "none") + get("n")
+    data += post("append", "n", b"x") + post("incr", "%6e") + b"DELETE" + get("n")[3:]
+    for _ in range(3):
+        connection, rest = served.ask(data)
+        expected = [200, 200, 200, 200, 204, 412, 404, 200, 200, 409, 204]
+        assert statuses(connection.received) == expected
+        assert (connection.writes, rest) == (1, b"")
+        assert b'{"value":6,"version":' in connection.received
+        assert b'{"length":2,"version":' in connection.received
+        assert b"\r\n\r\n60HTTP/1.1 200 OK" in connection.received
+    assert served.counts()["POST", 200] == 4 * 3
+    assert served.counts()["POST", 409] == 3
+
+
+def test_what_an_operation_must_not_be_taken_for() -> None:
+    """The same query means something else behind another verb, also once it is known."""
+    served = Served()
+    for _ in range(3):
+        connection, rest = served.ask(post("touch", "k?ttl=5") + put("k?ttl=5", b"1"))
+        assert statuses(connection.received)[1] in (201, 204)
+        assert rest == b""
+        for request in (get("k?ttl=5"), b"DELETE" + get("k?ttl=5")[3:]):
+            _, rest = served.ask(request)
+            assert rest == request
 
 
 def test_a_connection_is_answered_so_much_at_a_time() -> None:
@@ -201,6 +236,16 @@ def test_answers_begin_with_the_headers_of_now() -> None:
         get("k").replace(b"/n/", b"/%b/" % (b"n" * 65)),
         get("k").replace(b"GET", b"POST"),
         get("k").replace(b"/kv/", b"/cas/"),
+        get("k").replace(b"/kv/", b"/incr/"),
+        post("incr", "k?by=x"),
+        post("incr", "k?x=1"),
+        post("incr", "k", b"by=5"),
+        post("touch", "k", b"ttl=5"),
+        post("append", "k?by=1", b"1"),
+        post("append", "k", b"1")[:-1],
+        post("append", "k", b"1", HOST + b"Content-Encoding: gzip\r\n"),
+        post("cas", "k", b"{}"),
+        post("namespaces", "clear"),
         put("k", b"1", HOST + b"Content-Type: \x01\r\n"),
         put("k", b"1", HOST + b"Content-Encoding: gzip\r\n"),
         put("k", b"1")[:-1],
@@ -258,11 +303,25 @@ def test_what_is_remembered_of_content_types_and_queries_is_bounded() -> None:
 
 def test_a_refused_write_is_a_problem_and_the_next_request_is_answered() -> None:
     """What the store refuses costs nobody else anything."""
-    served = Served(max_memory=1000)
+    served = Served(max_memory=5000, policy="none")
+    served.keep("full", bytes(3000))
     for _ in range(3):
-        connection, rest = served.ask(put("k", bytes(900)) + get("none"))
-        assert statuses(connection.received) == [507, 404]
+        connection, rest = served.ask(put("k", bytes(3000)) + put("k", bytes(6000)) + get("none"))
+        assert statuses(connection.received) == [507, 413, 404]
         assert rest == b""
+
+
+def test_contention_tells_when_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that others are always quicker than gives 503, as it does through the app."""
+
+    def never_still(*_arguments: object, **_options: object) -> Conflict[bytes]:
+        return Conflict(None)
+
+    monkeypatch.setattr(operations, "put", never_still)
+    connection, rest = Served().ask(post("incr", "n") + get("n"))
+    assert statuses(connection.received) == [503, 404]
+    assert b"\r\nretry-after: 1\r\n" in connection.received
+    assert rest == b""
 
 
 @pytest.mark.parametrize("times", [1, 3])

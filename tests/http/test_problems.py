@@ -14,6 +14,7 @@ import pytest
 from cacheserver import errors
 from cacheserver.http import create_app, problems
 from cacheserver.http import errors as http_errors
+from cacheserver.http.messages import problem
 from cacheserver.http.problems import INTERNAL, KINDS, WITHOUT_STATUS, Kind
 from cacheserver.metrics import Metrics
 from tests.support.http_client import AppClient
@@ -81,6 +82,13 @@ def test_render():
         "detail": "because",
         "current_version": None,
     }
+
+
+def test_what_passes_by_itself_says_when_to_ask_again():
+    """Every answer of 503 has a Retry-After, and no other has."""
+    for kind in kinds():
+        headers = dict(problem(kind, "because").raw_headers)
+        assert headers.get(b"retry-after") == (b"1" if kind.status == 503 else None)
 
 
 class _BrokenStore:

@@ -32,6 +32,21 @@ def test_find_splits_before_decoding():
     assert found.resource.allow == "GET, HEAD, PUT, DELETE"
 
 
+def test_find_namespaces():
+    """A namespace may stand alone, or before a literal that must be there letter by letter."""
+    table = RouteTable(ROUTES)
+    alone, clear = table.find(b"/v1/namespaces/n%2Fs"), table.find(b"/v1/namespaces/n/clear")
+    assert alone is not None
+    assert (alone.namespace, alone.key) == (b"n%2Fs", b"")
+    assert alone.resource.allow == "GET, HEAD, PUT, PATCH, DELETE"
+    assert clear is not None
+    assert (clear.namespace, clear.resource.allow) == (b"n", "POST")
+    every = table.find(b"/v1/namespaces")
+    assert every is not None
+    assert every.resource.allow == "GET, HEAD"
+    assert table.find(b"/v1/namespaces/") is not None  # a name that is empty
+
+
 def test_find_nothing():
     """What is no route is None."""
     table = RouteTable(ROUTES)
@@ -43,5 +58,12 @@ def test_find_nothing():
         b"x/v1/kv/n/k",
         b"/v2/kv/n/k",
         b"/healthz/x",
+        b"/v1/namespaces/n/",
+        b"/v1/namespaces/n/x",
+        b"/v1/namespaces/n/clear/",
+        b"/v1/namespaces/n/%63lear",
+        b"/v1/incr/n",
+        b"/v1/n/clear",
+        b"//v1/namespaces/n",
     ):
         assert table.find(path) is None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cacheserver.http import target
 from cacheserver.http.errors import MalformedQuery, MalformedTarget, RequestError
+from cacheserver.http.target import Parameters
 
 
 @given(st.text())
@@ -85,3 +86,27 @@ def test_every_version_can_be_expected(version: int):
 def test_ttl(text: str, seconds: float):
     """Decimal digits with or without a fraction are seconds."""
     assert target.parse_ttl(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "-0", "9223372036854775807", "-9223372036854775808"])
+def test_signed_numbers(text: str):
+    """Every integer of 64 bits can be added, and be what a number begins with."""
+    known = ("by", "initial")
+    parameters = target.parse_parameters(f"by={text}&initial={text}".encode(), known)
+    assert parameters == Parameters(by=int(text), initial=int(text))
+
+
+def test_parameters_that_are_not_given():
+    """Have their usual values."""
+    assert target.parse_parameters(b"", ("cas", "ttl", "by")) == Parameters(None, None, 1, 0)
+    assert target.parse_parameters(b"ttl=0.5&cas=0", ("cas", "ttl")) == Parameters(ttl=0.5, cas=0)
+
+
+@given(st.binary(max_size=60))
+def test_parse_parameters_gives_values_or_refuses(raw: bytes):
+    """Any bytes are parameters or a RequestError, never another exception."""
+    try:
+        parameters = target.parse_parameters(b"by=" + raw, ("cas", "ttl", "by", "initial"))
+    except RequestError:
+        return
+    assert -(2**63) <= parameters.by < 2**63

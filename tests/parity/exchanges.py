@@ -16,6 +16,7 @@ TOKEN: Final = "open-sesame-open-sesame"
 
 _KV: Final = f"/v1/kv/{NAMESPACE}/"
 _CAS: Final = f"/v1/cas/{NAMESPACE}/"
+_NAMESPACE: Final = f"/v1/namespaces/{NAMESPACE}"
 _VALUE: Final = b"value"
 _TAG: Final = f'"{CURRENT}"'
 _JSON: Final = "application/json"
@@ -40,6 +41,14 @@ def delete(key: str = "k", /, **headers: str) -> bytes:
 
 def cas(body: str, key: str = "k", content_type: str = _JSON, **headers: str) -> bytes:
     return request("POST", _CAS + key, body.encode(), Content_Type=content_type, **headers)
+
+
+def post(verb: str, key: str = "n", value: bytes | None = None, /, **headers: str) -> bytes:
+    return request("POST", f"/v1/{verb}/{NAMESPACE}/{key}", value, **headers)
+
+
+def config(method: str, body: str = "{}", content_type: str = _JSON, **headers: str) -> bytes:
+    return request(method, _NAMESPACE, body.encode(), Content_Type=content_type, **headers)
 
 
 def with_lines(method: str, *lines: str) -> bytes:
@@ -103,6 +112,16 @@ NAMESPACES: Final = (
         for more in ("%20b", "%2Fb", ":b", "%C3%A4", "+b", "%zz", "%FF", "%", "*")
     ),
 )
+NUMBERS: Final = (
+    *("0", "-0", "007", "-5", "9223372036854775807", "-9223372036854775808"),
+    *("9223372036854775808", "-9223372036854775809", "", "x", "%2D3", "+3", "1.0", "%zz", "9" * 99),
+)
+BAD_CONFIGS: Final = (
+    *("", "{", "[]", "null", "NaN", '{"x": 1}', '{"stale_ttl": 1}', '{"policy": "clock"}'),
+    *('{"policy": 1}', '{"max_bytes": 0}', '{"max_entries": -1}', '{"max_entries": 1.5}'),
+    *('{"max_bytes": true}', '{"default_ttl": -1}', '{"default_ttl": "1"}', '{"stripes": 3}'),
+    *('{"stripes": 8192}', '{"require_cas": 1}', '{"policy": "\\ud800"}'),
+)
 BAD_JSON: Final = (
     *("", "{", "[]", "null", "{}", '{"value": 1}', '{"expected_version": 0}', '{"x": 1}', "NaN"),
     '{"expected_version": 0, "value": 1, "value_base64": ""}',
@@ -142,6 +161,11 @@ ROUTES: Final = (
         f"/v1/cas/{NAMESPACE}/b",
         f"/v2/kv/{NAMESPACE}/b",
         f"/v1/kvx/{NAMESPACE}/b",
+        "/v1/namespaces",
+        "/v1/namespaces/",
+        f"/v1/namespaces/{NAMESPACE}/clear",
+        f"/v1/namespaces/{NAMESPACE}/other",
+        f"/v1/incr/{NAMESPACE}",
     ),
     *(
         f"http://test/v1/kv/{NAMESPACE}/b",
@@ -261,6 +285,11 @@ EXCHANGES: Final[dict[str, list[bytes]]] = {
         for method in ("POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "PURGE", "LINK")
         for target in (f"{_KV}k", f"{_CAS}k", "/healthz", "/nothing", "*")
     ],
+    "methods of other verbs": [
+        request(method, f"/v1/{verb}/{NAMESPACE}/k", body)
+        for verb in ("incr", "append", "touch")
+        for method, body in (("GET", None), ("HEAD", None), ("PUT", b"v"), ("DELETE", None))
+    ],
     "bodies where none is expected": [
         *(put(), request("GET", f"{_KV}k", b"body"), request("HEAD", f"{_KV}k", b"body")),
         *(chunked(b"body", method="GET"), chunked(b"body", method="DELETE"), get()),
@@ -354,6 +383,124 @@ EXCHANGES: Final[dict[str, list[bytes]]] = {
         *(cas("{}", content_type="text/plain"), cas("{}", Content_Encoding="gzip"), get()),
     ],
     "bad JSON": [cas(body) for body in BAD_JSON],
+    "numbers": [
+        *(post("incr"), get("n"), post("incr"), post("incr", "n?by=5"), post("incr", "n?by=-50")),
+        *(get("n"), delete("n"), post("incr", "n?initial=7&by=0"), put("n", b"text"), post("incr")),
+        *(put("n", b"9223372036854775807"), post("incr"), post("incr", "n?by=-1"), get("n")),
+        *(put("n", b"-1", Content_Type="a/b"), post("incr"), get("n"), post("incr", "%6E")),
+    ],
+    "bad numbers": [
+        request
+        for number in NUMBERS
+        for name in ("by", "initial")
+        for request in (post("incr", f"n?{name}={number}"), get("n"), delete("n"))
+    ],
+    "pieces": [
+        *(post("append", "k", b"one"), get(), post("append", "k", b" two"), get(), delete()),
+        *(post("append", "k", b"x", Content_Type="text/plain"), get(), post("append", "k")),
+        *(post("append", "k", b"y", Content_Type=_JSON), get(), post("append", "k", b""), get()),
+        *(post("append", "k", b"x", Content_Encoding="gzip"), get()),
+        *(post("append", "k", b"x", Content_Type="a\tb"), get()),
+        *(post("append", "k", b"x" * 59_000), post("append", "k", b"x" * 59_000), get()),
+        post("append", "k", b"x" * (MAX_VALUE_SIZE + 1)),
+    ],
+    "pieces in chunks": [
+        chunked(b"one", b"two").replace(b"PUT /v1/kv/", b"POST /v1/append/"),
+        chunked(b"x" * 59_000).replace(b"PUT /v1/kv/", b"POST /v1/append/"),
+        chunked(b"x" * 40_000, b"x" * 40_000).replace(b"PUT /v1/kv/", b"POST /v1/append/"),
+        get(),
+    ],
+    "a new time to live": [
+        *(post("touch", "k"), put(), post("touch", "k"), post("touch", "k?ttl=100"), get()),
+        *(post("touch", "k"), get(), post("touch", "none?ttl=5"), post("touch", "k?ttl=0"), get()),
+    ],
+    "a time to live that stays": [
+        *(post("incr", "n?ttl=100"), post("incr"), get("n"), post("incr", "n?ttl=0"), get("n")),
+        *(post("append", "k?ttl=100", b"x"), post("append", "k", b"y"), get()),
+        *(post("append", "k?ttl=315360000", b"z"), get()),
+    ],
+    "conditions of other verbs": [
+        request
+        for condition in CONDITIONS
+        for name in ("If_Match", "If_None_Match")
+        for verb, body in (("incr", None), ("append", b"1"), ("touch", None))
+        for request in (put("n", b"1"), post(verb, "n", body, **{name: condition}))
+    ],
+    "queries of other verbs": [
+        request
+        for query in QUERIES
+        for verb, body in (("incr", None), ("append", b"1"), ("touch", None))
+        for request in (put("n", b"1"), post(verb, f"n{query}", body), get("n"))
+    ],
+    "keys of other verbs": [
+        request
+        for key in KEYS
+        for request in (post("incr", key), post("append", key, b"1"), post("touch", key), get(key))
+    ],
+    "other verbs with a body, and without": [
+        *(post("incr", "n", b""), post("incr", "n", b"by=5"), post("touch", "n", b"x"), get("n")),
+        chunked().replace(b"PUT /v1/kv/", b"POST /v1/incr/"),
+        chunked(b"x", b"y").replace(b"PUT /v1/kv/", b"POST /v1/touch/"),
+        get(),
+        *(post("incr", "n", Expect="100-continue"), post("append", "n", b"1", Expect="x")),
+        post("incr", "n", b"x" * 100_000),
+    ],
+    "the same other verbs again and again": [
+        request
+        for _ in range(5)
+        for request in (post("incr"), post("append", "k", b"1"), post("touch", "k?ttl=100"))
+    ],
+    "a namespace": [
+        request("PATCH", "/v1/namespaces/nobody", b"{}", Content_Type=_JSON),
+        *(request("GET", _NAMESPACE), request("HEAD", _NAMESPACE), config("PATCH")),
+        *(config("PUT"), config("PUT", '{"max_entries": 3, "policy": "fifo", "stripes": 1}')),
+        *(put("a"), put("b"), put("c"), put("d"), get("a"), get("d"), request("GET", _NAMESPACE)),
+        config("PATCH", '{"max_entries": 2, "default_ttl": 100}', "application/merge-patch+json"),
+        *(get("b"), put("a"), get("a"), config("PATCH", '{"default_ttl": null, "stripes": 4}')),
+        *(put("a"), get("a"), request("HEAD", _NAMESPACE), request("GET", "/v1/namespaces")),
+        *(request("HEAD", "/v1/namespaces"), request("POST", f"{_NAMESPACE}/clear")),
+        *(get("a"), request("POST", f"{_NAMESPACE}/clear"), request("GET", _NAMESPACE)),
+        *(put("a"), request("DELETE", _NAMESPACE), request("DELETE", _NAMESPACE), get("a")),
+        *(delete("a"), post("touch", "a"), request("POST", f"{_NAMESPACE}/clear")),
+    ],
+    "namespaces that cannot be": [
+        request(method, f"/v1/namespaces/{namespace}{more}", body, Content_Type=_JSON)
+        for namespace in NAMESPACES[2:]
+        for method, body, more in (
+            *(("PUT", b"[]", ""), ("PATCH", b"{}", ""), ("DELETE", None, ""), ("GET", None, "")),
+            ("POST", None, "/clear"),
+        )
+    ],
+    "bad configurations": [
+        request
+        for body in BAD_CONFIGS
+        for request in (config("PUT", body), config("PATCH", body), config("PUT"))
+    ],
+    "bodies of configurations": [
+        *(config("PUT", content_type="text/plain"), config("PATCH", content_type="a/b")),
+        *(config("PUT", content_type="application/merge-patch+json"), config("PUT", " " * 70_000)),
+        *(config("PATCH", " " * 70_000), config("PUT", Content_Encoding="gzip"), config("PUT")),
+        *(request("GET", f"{_NAMESPACE}?x=1"), request("POST", f"{_NAMESPACE}/clear", b"{}")),
+        *(request("GET", "/v1/namespaces?x=1"), request("POST", f"{_NAMESPACE}/clear?x")),
+        request("DELETE", f"{_NAMESPACE}?x"),
+    ],
+    "a condition is required": [
+        *(config("PUT", '{"require_cas": true}'), put(), delete(), post("incr"), get()),
+        *(post("append", "k", b"x"), put("k?cas=0"), put(), delete(), post("touch", "k?ttl=100")),
+        *(put(If_Match=_TAG), post("incr", "n?cas=0"), post("incr"), post("incr", If_Match="*")),
+        *(chunked(b"x"), cas('{"expected_version": 0, "value": 1}', "c"), delete(If_Match="*")),
+        *(config("PUT"), put(), delete()),
+    ],
+    "what never fits": [
+        *(config("PUT", '{"max_bytes": 1}'), put(), post("incr"), post("append", "k", b"x")),
+        *(cas('{"expected_version": 0, "value": 1}'), get(), chunked(b"x"), config("PUT"), put()),
+    ],
+    "a full namespace": [
+        *(config("PUT", '{"max_entries": 1, "policy": "none"}'), put("a", b"1"), put("b")),
+        *(post("incr", "b"), post("append", "b", b"x"), post("incr", "a"), put("a")),
+        *(cas('{"expected_version": 0, "value": 1}', "b"), delete("a"), put("b"), put("a")),
+        *(config("PUT"), put("a")),
+    ],
     "a time to live": [
         *(put("k?ttl=100"), get(), head(), get(If_None_Match=_TAG), put(), get()),
         *(put("k?ttl=315360000"), get(), put("k?ttl=1.9"), get(), put("k?ttl=0"), get()),
@@ -375,7 +522,10 @@ GUARDED: Final[dict[str, list[bytes]]] = {
         ("the token in other letters", {"Authorization": f"bEARER   {TOKEN} "}, b"v"),
     )
     for method in ("GET", "HEAD", "PUT", "DELETE", "POST")
-    for target in (f"{_KV}k", f"{_KV}%zz?x=1", "/nothing", "/healthz", "/v1/info")
+    for target in (
+        *(f"{_KV}k", f"{_KV}%zz?x=1", "/nothing", "/healthz", "/v1/info"),
+        *(f"/v1/incr/{NAMESPACE}/n", f"/v1/append/{NAMESPACE}/k", _NAMESPACE),
+    )
 }
 GUARDED["now with the token and now without"] = [
     request(method, f"{_KV}k", b"v" if method == "PUT" else None, **headers)
@@ -390,6 +540,7 @@ GUARDED["two lines with the token"] = [
 
 FULL: Final[dict[str, list[bytes]]] = {
     "no more memory": [
+        config("PUT", '{"policy": "none"}'),
         *(put("a", b"x" * 50_000), put("b", b"x" * 50_000), get("b"), put("a", b"x"), put("b")),
         *(put("b", b"x" * 60_000, If_Match="*"), put("c", b"x" * 60_000, If_Match="*"), get("b")),
         *(chunked(b"x" * 60_000), put("k?cas=7", b"x" * 60_000)),
@@ -400,5 +551,8 @@ FULL: Final[dict[str, list[bytes]]] = {
         *(request("PUT", "/v1/kv/one-more/k", b"v"), request("GET", "/v1/kv/one-more/k")),
         *(request("PUT", "/v1/kv/one-more/k?cas=7", b"v"), request("DELETE", "/v1/kv/one-more/k")),
         request("PUT", "/v1/kv/one-more/k", b"v", If_None_Match="*"),
+        request("POST", "/v1/incr/one-more/k"),
+        request("POST", "/v1/append/one-more/k", b"v"),
+        request("PUT", "/v1/namespaces/one-more", b"{}", Content_Type=_JSON),
     ],
 }

@@ -145,10 +145,24 @@ def _shortened(raw: bytes) -> bytes:
 # What requests are made of. Simple things come first: that is where a failure is shrunk to.
 
 _KV: Final = f"/v1/kv/{NAMESPACE}/"
+_NAMESPACE: Final = f"/v1/namespaces/{NAMESPACE}"
 KEYS: Final = ("a", "b", "%61", "b%2Fc", "b/c", "%C3%A4", "", "%zz", "%FF", "k" * 1025, "..", "a?b")
 TARGETS: Final = (
     *("/healthz", "/metrics", "/v1/info", "/nothing", "/v1/kv/a:b/k", f"/v1/kv/{NAMESPACE}"),
     *(f"/v1/cas/{NAMESPACE}/a", f"http://test{_KV}a", f"HTTP://x:1{_KV}a?", f"/{_KV}a", "*"),
+    *(f"/v1/incr/{NAMESPACE}/a", f"/v1/append/{NAMESPACE}/a", f"/v1/touch/{NAMESPACE}/a?ttl=9"),
+    *(
+        f"/v1/incr/{NAMESPACE}/n?by=x",
+        "/v1/incr/a:b/k",
+        f"/v1/incr/{NAMESPACE}",
+        f"{_NAMESPACE}/clear",
+    ),
+)
+VERBS: Final = ("incr", "incr", "append", "touch")
+CONFIGS: Final = (
+    *(b"{}", b'{"max_entries": 2, "stripes": 1, "policy": "fifo"}', b'{"require_cas": true}'),
+    *(b'{"default_ttl": 100}', b'{"max_entries": 1, "policy": "none"}', b'{"max_bytes": 1}'),
+    *(b'{"policy": "x"}', b"[]", b'{"stripes": 2}'),
 )
 METHODS: Final = ("GET", "PUT", "HEAD", "DELETE", "POST", "OPTIONS", "PATCH")
 TAGS: Final = (
@@ -182,6 +196,12 @@ _queries = st.sampled_from(
         *("", "?ttl=100", "?cas=0", "?ttl=0", "?", "?x=1", "?cas=7", "?ttl=x", "?cas=x", "?ttl"),
         *(f"?cas={version(n)}" for n in range(4)),
         *("?ttl=100&ttl=100", "?cas=0&cas=0", f"?ttl=100&cas={version(0)}", "?%63as=0", "?a=%zz"),
+    ]
+)
+_verb_queries = st.sampled_from(
+    [
+        *("", "", "?ttl=100", "?by=5", "?by=-7&initial=3", "?cas=0", "?ttl=0", "?cas=7", "?by=x"),
+        *("?by=9223372036854775807", f"?cas={version(1)}", "?ttl=9&by=2", "?ttl=", "?initial=7"),
     ]
 )
 _targets = st.one_of(
@@ -243,9 +263,44 @@ def _plain_requests(draw: st.DrawFn) -> Request:
 
 
 @st.composite
+def _verbs(draw: st.DrawFn) -> Request:
+    """A request for one of the verbs that have a route of their own."""
+    verb = draw(st.sampled_from(VERBS))
+    key = draw(st.sampled_from(("n", "n", "a", "%6E", "b%2Fc")))
+    body = draw(st.sampled_from([b"1", b"", b"7" * 5000])) if verb == "append" else None
+    return Request(
+        "POST",
+        f"/v1/{verb}/{NAMESPACE}/{key}{draw(_verb_queries)}",
+        ("Host: test", *draw(st.lists(_plain_lines, max_size=2))),
+        b"" if body is None and draw(st.booleans()) else body,
+    )
+
+
+@st.composite
+def _numbers(draw: st.DrawFn) -> Request:
+    """A value to count with."""
+    value = draw(st.sampled_from([b"0", b"-12", b"9223372036854775807", b"01"]))
+    return Request("PUT", f"{_KV}n", ("Host: test",), value)
+
+
+@st.composite
+def _configurations(draw: st.DrawFn) -> Request:
+    """A request for the whole namespace."""
+    method = draw(st.sampled_from(("PUT", "PATCH", "GET", "HEAD")))
+    body = draw(st.sampled_from(CONFIGS)) if method in ("PUT", "PATCH") else None
+    lines = (
+        ("Host: test", "Content-Type: application/json") if body is not None else ("Host: test",)
+    )
+    return Request(method, _NAMESPACE, lines, body)
+
+
+_plain = st.one_of(_plain_requests(), _verbs(), _numbers())
+
+
+@st.composite
 def _nearly_plain_requests(draw: st.DrawFn) -> Request:
     """A request that would be plain but for one thing."""
-    plain = draw(_plain_requests())
+    plain = draw(_plain)
     how = draw(st.integers(0, 9))
     if how == 9:
         return replace(plain, target=draw(_targets))
@@ -280,7 +335,14 @@ def _odd_requests(draw: st.DrawFn) -> Request:
     )
 
 
-_requests = st.one_of(_plain_requests(), _nearly_plain_requests(), _odd_requests())
+_requests = st.one_of(
+    _plain_requests(),
+    _verbs(),
+    _numbers(),
+    _nearly_plain_requests(),
+    _odd_requests(),
+    _configurations(),
+)
 
 
 @st.composite
@@ -295,7 +357,9 @@ def _changed(draw: st.DrawFn, request: Request) -> Request:
     elif how == 8:
         lines = (lines[0], *reversed(lines[1:]))
     elif how == 9:
-        return replace(request, method=draw(st.sampled_from(METHODS[:4])))
+        # Of a namespace that is made anew the versions depend on the microsecond.
+        methods = METHODS[:3] if request.target == _NAMESPACE else METHODS[:4]
+        return replace(request, method=draw(st.sampled_from(methods)))
     body = draw(_bodies) if request.body is not None and how == 5 else request.body
     return replace(request, lines=lines, body=body)
 

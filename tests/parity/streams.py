@@ -5,7 +5,7 @@ Two servers that do the same at nearly the same time may differ in nothing but:
 - versions, which count from the microsecond in which the namespace was made: what is compared is how
   far each is from the first one;
 - `max-age`, by one second;
-- what `/metrics` and `/v1/info` tell of their process.
+- what `/metrics`, `/v1/info` and the list of all namespaces tell of their process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _VERSION: Final = re.compile(rb"(?<![0-9])[0-9]{16}(?![0-9])")
 _DATE: Final = re.compile(rb"(?m)^date: [^\r]+")
 _LENGTH: Final = re.compile(rb"(?m)^content-length: ([0-9]+)")
 _MAX_AGE: Final = re.compile(rb"(?m)^cache-control: max-age=([0-9]+)")
+_OF_THE_PROCESS: Final = (b"# HELP cacheserver_", b'{"namespaces":[')
 _DAY: Final = 86_400 * 10**6
 _BODILESS: Final = (100, 204, 304)
 
@@ -108,7 +109,7 @@ def _comparable(reply: Reply, versions: _Versions) -> Reply:
 
 def _tells_of_the_process(head: bytes, body: bytes) -> bool:
     if body:
-        return b'"uptime_seconds":' in body or body.startswith(b"# HELP cacheserver_")
+        return b'"uptime_seconds":' in body or body.startswith(_OF_THE_PROCESS)
     # An answer to HEAD: of a stored value it would have a tag.
     types = (b"content-type: application/json\r\n", b"content-type: text/plain; version=")
     return b"\r\netag: " not in head and any(line in head for line in types)

@@ -49,6 +49,11 @@ def line(first: bytes) -> bytes:
     return first.replace(b"KV", KV.encode()) + b"\r\n" + HOST + b"\r\n"
 
 
+def incr(*lines: bytes, body: bytes = b"") -> bytes:
+    head = put(*lines).replace(b"PUT /v1/kv/", b"POST /v1/incr/").replace(b"/k ", b"/n ")
+    return head + body
+
+
 def chunks(body: bytes) -> bytes:
     return PUT + CHUNKED + b"\r\n" + body
 
@@ -225,6 +230,30 @@ ROWS: Final[dict[str, Row]] = {
         (200, 200),
         closes=False,
     ),
+    "both lengths of another verb": Row(
+        "6.1", incr(b"Content-Length: 4", CHUNKED[:-2], body=b"0\r\n\r\n" + SMUGGLED), REFUSED
+    ),
+    "two lengths of another verb": Row(
+        "6.3", incr(b"Content-Length: 0", b"Content-Length: 5"), REFUSED
+    ),
+    "another verb between two others": Row(
+        "3", AGAIN + incr() + AGAIN, (200, 200, 200), closes=False
+    ),
+    "a request behind a verb that takes no body": Row(
+        "6.3", incr(b"Content-Length: 0") + AGAIN, (200, 200), closes=False
+    ),
+    "a request as a body where none is taken": Row(
+        "6.3",
+        incr(b"Content-Length: %d" % len(SMUGGLED), body=SMUGGLED) + AGAIN,
+        (400, 200),
+        closes=False,
+    ),
+    "a bad head behind another verb": Row("5.1", incr() + get(b"A : b") + SMUGGLED, (200, 400)),
+    "a bad head behind a change of the namespace": Row(
+        "5.1",
+        request("POST", f"/v1/namespaces/{NAMESPACE}/nothing") + get(b"A : b") + SMUGGLED,
+        (404, 400),
+    ),
     "the same head again, and a bad one": Row(
         "5.1", AGAIN * 5 + AGAIN.replace(b"Host: ", b"Host : ") + SMUGGLED, (200,) * 5 + REFUSED
     ),
@@ -238,6 +267,7 @@ TAKEN_BY_GRANIAN: Final[dict[str, str]] = {
     "both lengths": "chunks win",
     "both lengths, smuggling behind the chunks": "chunks win, and the connection stays open",
     "both lengths, smuggling behind the length": "chunks win, and the connection stays open",
+    "both lengths of another verb": "chunks win, and the connection stays open",
     "one length twice": "equal lengths are one",
     "a coding of b'identity, chunked'": "only the last coding counts",
     "a coding of b'chunked, chunked'": "only the last coding counts",
