@@ -271,6 +271,15 @@ class StoreCollector(Collector):
             for namespace in namespaces:
                 counter.add_metric((namespace.name,), figure(namespace))
             yield counter
+        evictions = CounterMetricFamily(
+            "cacheserver_evictions",
+            "Entries that went to make room, by the limit that was reached.",
+            labels=("namespace", "reason"),
+        )
+        for namespace in namespaces:
+            for reason, count in namespace.evictions.items():
+                evictions.add_metric((namespace.name, reason), count)
+        yield evictions
         for name, help_text, figure in _GAUGES:
             gauge = GaugeMetricFamily(name, help_text, labels=("namespace",))
             for namespace in namespaces:

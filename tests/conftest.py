@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from cacheserver.store.namespace import Namespace
+from cacheserver.store.namespace import Namespace, NamespaceConfig
 from cacheserver.store.store import Store
 from cacheserver.store.striped import StripedDict
 from tests.support.clock import ManualClock
@@ -27,7 +28,10 @@ class Maker:
         return made
 
     def namespace(self, name: str = "things", **options: Any) -> Namespace:
-        made = Namespace(name, **{"clock": self.clock, **options})
+        """With a configuration of what its fields are named for among the options."""
+        names = {field.name for field in fields(NamespaceConfig)}
+        config = NamespaceConfig(**{name: options.pop(name) for name in names & options.keys()})
+        made = Namespace(name, config, **{"clock": self.clock, **options})
         self.made.append(made)
         return made
 
