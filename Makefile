@@ -2,7 +2,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test bench peers check format lock clean
+.PHONY: help run install test soak bench bench-eviction bench-patterns bench-store-ops peers check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
@@ -14,7 +14,7 @@ export PYTHON
 
 help: ## show this list
 	@echo 'usage: make TARGET [ARGS="..."] [PYTHON=interpreter]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 run: install ## start the server on 127.0.0.1:8080; ARGS="--port 9000 --threads 4"
 	@exec .venv/bin/cacheserver serve $(ARGS)
@@ -37,6 +37,26 @@ bench: install ## the benchmarks, beside the peers that are installed; ARGS="--q
 	@status=0; for part in http store memory startup; do \
 		.venv-bench/bin/python -m benchmarks.$$part $(ARGS) || status=1; \
 	done; exit $$status
+
+bench-eviction: install ## hit ratios of the eviction policies; ARGS="--trace PATH"
+	@$(PROVISION) bench-tools
+	@$(PROVISION) oracle-tools
+	@.venv-bench/bin/python -m benchmarks.eviction $(ARGS)
+
+bench-patterns: install ## what the locking patterns cost; ARGS="--threads 4 --only locks"
+	@$(PROVISION) bench-tools
+	@mkdir -p benchmarks/results
+	@.venv-bench/bin/python -m cacheserver.patterns --output benchmarks/results/patterns.json \
+		--plot benchmarks/results/patterns.png $(ARGS)
+
+bench-store-ops: install ## memory, pauses, expiry, clear and the like; ARGS=--full for millions of entries
+	@$(PROVISION) bench-tools
+	@status=0; for part in accounting pauses whole; do \
+		.venv-bench/bin/python -m benchmarks.$$part $(ARGS) || status=1; \
+	done; exit $$status
+
+soak: install ## everything at once for minutes, and nothing may be wrong; ARGS="--seconds 600"
+	@.venv/bin/python -m benchmarks.soak $(ARGS)
 
 peers: ## install what the benchmarks compare with, from Debian: Redis, memcached, nginx
 	@scripts/peers
@@ -62,5 +82,5 @@ lock: ## write requirements/*.txt anew from pyproject.toml; ARGS=--upgrade for n
 	@$(PROVISION) lock $(ARGS)
 
 clean: ## remove what make made here (the cache folder and figures of benchmarks stay)
-	@rm -rf .venv .venv-bench .venv-check .venv-gil .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf .venv .venv-bench .venv-check .venv-gil .venv-oracle .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(PYTHON_CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
