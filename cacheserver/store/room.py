@@ -163,7 +163,7 @@ class Room[K, V]:
             if where is not self and where.evict(reason, need, (), hint):
                 return 0
         if tries:
-            if not (self.evicts() or where.evicts()):
+            if not (self.evicts() or where.evicts()) or self._only_kept(reason, kept):
                 raise StoreFull(self._full_message(need, reason))
             if tries > PATIENCE:
                 if reason == "memory":
@@ -171,6 +171,17 @@ class Room[K, V]:
                 raise Contention("others take the room each time that there is some; try again")
             time.sleep(random.random() * 1e-4)  # noqa: S311 (no secret)
         return tries + 1
+
+    def _only_kept(self, reason: Reason, kept: Collection[K]) -> bool:
+        """Tell whether all that a limit of this dict's own is used up by are keys that must stay."""
+        budget = None if reason == "memory" or self.quota is None else self.quota.budget(reason)
+        if budget is None:
+            return False
+        entries, size = self.totals()
+        # Where more is used, somebody is about to write it.
+        return entries <= len(kept) and budget.used() == (
+            entries if reason == "max_entries" else size
+        )
 
     def evicts(self) -> bool:
         """Tell whether the policy gives anything up."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cacheserver.errors import InvalidTTL, NamespaceGone
+from cacheserver.errors import InvalidTTL, NamespaceGone, NeverFits, StoreFull
 from cacheserver.store.entry import (
     CONTENT_TYPE,
     DEADLINE,
@@ -192,6 +192,20 @@ def test_failing_cost_changes_nothing(make: Maker, stripes: int) -> None:
     with pytest.raises(ZeroDivisionError):
         entries.transaction({"a": Put(6), "b": Put(7), "c": Put(-1), "d": Put(8)})
     assert (entries.snapshot(), entries.totals(), entries.highest_version()) == before
+
+
+def test_transaction_that_only_its_own_keys_leave_no_room_for_is_refused(
+    make: Maker, stripes: int
+) -> None:
+    """Where what its conditions are on holds the room, to try again is no use, and it says so."""
+    entries = make.striped(
+        stripes, cost=lambda _key, entry: entry[VALUE], max_bytes=20, policy="sieve"
+    )
+    entries["a"] = 14
+    with pytest.raises((StoreFull, NeverFits)):
+        entries.transaction({"b": Put(7)}, {"a": Condition(must_exist=True)})
+    assert entries.totals() == (1, 14)
+    assert isinstance(entries.transaction({"b": Put(6)}, {"a": Condition(must_exist=True)}), dict)
 
 
 def test_kept_deadlines(entries: Dict, clock: ManualClock) -> None:
