@@ -166,7 +166,7 @@ class Room[K, V]:
             if not (self.evicts() or where.evicts()) or self._only_kept(reason, kept):
                 raise StoreFull(self._full_message(need, reason))
             if tries > PATIENCE:
-                if reason == "memory":
+                if reason == "memory" or self.totals()[0] <= len(kept):
                     raise StoreFull(self._full_message(need, reason))
                 raise Contention("others take the room each time that there is some; try again")
             time.sleep(random.random() * 1e-4)  # noqa: S311 (no secret)
