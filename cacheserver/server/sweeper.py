@@ -23,6 +23,9 @@ SHARE: Final = 0.5
 """The part of its time in which it works."""
 SLICE: Final = 0.001
 """Seconds that it works in one go: a pause costs a tenth of that. The locks are released in between."""
+RELOOK: Final = 32
+"""After so many changes of what there is the collector looks at everything once: on a free-threaded interpreter
+a few of the objects that threads drop for each other are found by it alone."""
 PAUSE: Final = 0.5
 """Seconds between two rounds."""
 
@@ -36,10 +39,13 @@ class Sweeper:
 
     def run(self) -> None:
         """Go through the store until `stop` is called."""
-        layout = None
+        layout, changes = None, 0
         self._store.graveyard.attended = True
         while not self._stopped.wait(PAUSE):
             if layout != (layout := self._store.layout()):
+                changes += 1
+                if changes % RELOOK == 0:
+                    gc.unfreeze()
                 gc.collect()  # or garbage would be exempt, too
                 gc.freeze()
             # The thread's own time: to wait for a CPU is no work.
