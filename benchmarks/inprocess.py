@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from cacheserver.patterns.measure import describe as describe
+from cacheserver.patterns.measure import gil_enabled as gil_enabled
+from cacheserver.patterns.measure import machine as machine
+from cacheserver.patterns.measure import usable_cpus as usable_cpus
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -35,45 +36,6 @@ def spread(samples: Sequence[float]) -> dict[str, Any]:
         "max": max(samples),
         "samples": list(samples),
     }
-
-
-def usable_cpus() -> list[int]:
-    """Return the numbers of the CPUs that this process may use."""
-    if sys.platform == "linux":
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def gil_enabled() -> bool:
-    """Whether this interpreter runs one thread at a time."""
-    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
-
-
-def machine() -> dict[str, Any]:
-    """Describe what this runs on: figures mean nothing without it."""
-    return {
-        "cpus": len(usable_cpus()),
-        "cpu_model": _cpu_model(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "free_threaded_build": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
-        "gil_enabled": gil_enabled(),
-        "optimised_build": "--enable-optimizations"
-        in str(sysconfig.get_config_var("CONFIG_ARGS") or ""),
-    }
-
-
-def describe(found: dict[str, Any]) -> str:
-    """Put `machine()` into one line."""
-    build = "free-threaded" if found["free_threaded_build"] else "with the GIL only"
-    if found["free_threaded_build"] and found["gil_enabled"]:
-        build += ", GIL turned on"
-    optimised = "with PGO" if found["optimised_build"] else "without PGO"
-    return (
-        f"{found['cpus']} CPUs ({found['cpu_model']}), {found['system']}, "
-        f"{found['implementation']} {found['python']} {build}, {optimised}"
-    )
 
 
 def target(
@@ -149,12 +111,3 @@ def write_json(folder: Path, name: str, result: dict[str, Any]) -> Path:
     path = folder / name
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()

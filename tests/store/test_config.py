@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cacheserver import operations
 from cacheserver.errors import (
     ConditionRequired,
     InvalidConfig,
     InvalidNamespace,
     NamespaceGone,
+    NeverFits,
     StoreFull,
     TooManyNamespaces,
 )
-from cacheserver.store.entry import DEADLINE, DEFAULT_CONTENT_TYPE, VERSION
+from cacheserver.store.entry import DEADLINE, DEFAULT_CONTENT_TYPE, VALUE, VERSION
 from cacheserver.store.eviction.policy import POLICIES
 from cacheserver.store.namespace import Namespace, NamespaceConfig
 from cacheserver.store.outcomes import Condition, Deleted, Put, Touched, Written
@@ -359,3 +363,87 @@ def test_namespaces_come_and_go_under_load(make: Maker) -> None:
 
     with frequent_switches():
         run_threads([all_work, change])
+
+
+def test_first_write_of_a_namespace_needs_no_more_room_than_later_ones(make: Maker) -> None:
+    """Whether there is room for it is asked of the record that will be kept."""
+    store = make.store(max_memory=100_000, policy="none")
+    full = store.namespace("full")
+    number = 0
+    while store._budget.limit - store._budget.used() >= 2 * 252:
+        full.put(f"key-{number:012d}", b"x" * 64)
+        number += 1
+    assert isinstance(operations.put(store.view(), "new", "k", b"v"), Written)
+
+
+@pytest.mark.parametrize("value", ["text" * 5, "text" * 500, 17, None, [1]])
+def test_values_that_are_no_bytes_are_refused(make: Maker, value: Any) -> None:
+    """Text and numbers have to be encoded by who writes them, however large they are."""
+    store = make.store()
+    namespace = store.namespace("n")
+    with pytest.raises(TypeError, match="bytes"):
+        namespace.put("k", value)
+    with pytest.raises(TypeError, match="bytes"):
+        namespace.transaction({"k": Put(value)})
+    assert namespace.read("k") is None
+
+
+@pytest.mark.parametrize("size", [10, 5_000])
+def test_what_may_still_change_is_copied(make: Maker, size: int) -> None:
+    """A bytearray that its owner writes to afterwards changes nothing that is kept."""
+    namespace = make.store().namespace("n")
+    mine = bytearray(b"a" * size)
+    namespace.put("k", mine)  # type: ignore[arg-type]
+    mine[0] = 98
+    entry = namespace.read("k")
+    assert entry is not None
+    assert entry[VALUE] == b"a" * size
+    assert type(entry[VALUE]) is bytes
+
+
+def test_touch_that_can_never_fit_says_so(make: Maker) -> None:
+    """A deadline takes some bytes, for which a namespace of just this entry may have no room."""
+    refused = 0
+    for size in range(48, 80):  # of which some are at the end of what the allocator gives
+        namespace = make.store().namespace("n")
+        namespace.put("k", b"x" * size)
+        namespace.change(max_bytes=namespace.totals()[1])
+        try:
+            assert isinstance(namespace.touch("k", 60), Touched)
+        except NeverFits:
+            refused += 1
+            assert namespace.read("k") is not None
+    assert 0 < refused < 32
+
+
+def test_large_write_takes_no_more_of_a_neighbour_than_it_needs(make: Maker) -> None:
+    """Room is made ahead for small writes only."""
+    store = make.store(max_memory=64 << 20)
+    old, _ = store.create("old", NamespaceConfig(stripes=1))
+    for number in range(60):
+        old.put(f"k{number}", bytes(1 << 20))
+    there = old.totals()[0]
+    store.namespace("new").put("large", bytes(7 << 20))
+    assert there - old.totals()[0] <= 9
+
+
+def test_namespace_that_lost_the_race_to_be_made_is_freed_at_once(make: Maker) -> None:
+    """Of two that are made for one name at once, the one that isn't used leaves nothing behind."""
+    store = make.store()
+    made: list[weakref.ref[Namespace]] = []
+    original = Namespace.__init__
+
+    def init(namespace: Namespace, *arguments: Any, **named: Any) -> None:
+        original(namespace, *arguments, **named)
+        made.append(weakref.ref(namespace))
+        if len(made) == 1:
+            store.namespace("n")  # somebody else is quicker
+
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Namespace, "__init__", init)
+            kept = store.namespace("n")
+        assert [each() for each in made] == [None, kept]
+    finally:
+        gc.enable()
