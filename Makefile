@@ -2,13 +2,13 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test soak bench bench-eviction bench-patterns bench-store-ops peers check format lock clean
+.PHONY: help run install test soak bench bench-eviction bench-patterns bench-store-ops peers test-tools check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
-PYTHON_CODE := $(wildcard cacheserver tests benchmarks examples deploy/*.py scripts/*.py)
-SHELL_CODE := scripts/provision scripts/peers scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
+PYTHON_CODE := $(wildcard cacheserver tests benchmarks examples deploy/*.py deploy/grafana/*.py scripts/*.py)
+SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
 
@@ -60,6 +60,9 @@ soak: install ## everything at once for minutes, and nothing may be wrong; ARGS=
 
 peers: ## install what the benchmarks compare with, from Debian: Redis, memcached, nginx
 	@scripts/peers
+
+test-tools: ## install what some tests need, from Debian: Prometheus, Chromium
+	@scripts/test-tools
 
 check: install ## format, lint, types, import order, locks, shell scripts
 	@$(PROVISION) check-tools
