@@ -8,6 +8,7 @@ Guarantees:
   nothing that another reader touches.
 - Fairness of `RWLock`: from the moment a writer asks, newcomers queue in order of arrival, readers
   and writers alike. So a stream of readers cannot starve a writer, nor writers a reader.
+- Who is asked by `WAITS` learns what it waited for itself: how long, for which lock, and what held it.
 - Nothing is re-entrant. A thread that would wait for itself gets `LockMisuse` where the lock can
   know its holder (`RWLock` with a slot a thread), and an upgrade from reading to writing always does.
 
@@ -25,11 +26,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from operator import attrgetter
 from time import perf_counter_ns
-from typing import Final
+from typing import ClassVar, Final, NamedTuple
 
 from cacheserver.errors import LockMisuse
 from cacheserver.store.counters import PerThread
@@ -38,10 +41,63 @@ WAIT_BOUNDS: Final = tuple(2**k / 1e6 for k in range(21))
 """Upper bounds of the buckets of waits and holds, in seconds: 1 us, 2 us, 4 us ... 1.048576 s."""
 
 _BUCKETS: Final = len(WAIT_BOUNDS) + 1  # the last one has no bound
-_NOTHING: Final = (0,) * (1 + _BUCKETS)  # nanoseconds, then the buckets
+_NOTHING: Final = (0,) * (2 + _BUCKETS)  # nanoseconds, how many, then the buckets
 SAMPLE_EVERY: Final = 64
 """One in so many holds is timed. A power of two."""
-assert SAMPLE_EVERY == 64  # as it stands in Slot.acquire, where a name costs a lookup
+assert SAMPLE_EVERY == 64  # as it stands in Slot.take, where a name costs a lookup
+
+WRITE: Final = "write"
+"""What holds a lock where nothing else is said: the write of a single key."""
+
+
+class Wait(NamedTuple):
+    """One wait for a lock."""
+
+    lock: str
+    """`stripe`, `namespace_read` or `namespace_write`; `slot`, `read` or `write` of an `RWLock`; `lock` of a
+    `TimedLock`."""
+    nanoseconds: int
+    stripe: int
+    """The number of the stripe that was waited for, -1 where it was none."""
+    cause: str
+    """What held the lock when the wait began: `write`, `transaction`, `clear`, `reshape` ... For
+    `namespace_read` and `namespace_write`, what the whole was last held for. Empty where it is not known."""
+
+
+class WaitLog:
+    """What somebody waited for: the sum of all waits, and the last LATEST of them.
+
+    For one thread at a time, as a request is worked on by one.
+    """
+
+    LATEST: ClassVar = 16
+
+    __slots__ = ("_latest", "count", "nanoseconds")
+
+    def __init__(self) -> None:
+        self.nanoseconds = 0
+        self.count = 0
+        self._latest: deque[tuple[str, int, int, str]] = deque(maxlen=self.LATEST)
+
+    @property
+    def waits(self) -> list[Wait]:
+        """The last of the waits, in the order in which they ended."""
+        return [Wait(*each) for each in self._latest]
+
+    def add(self, lock: str, nanoseconds: int, stripe: int, cause: str) -> None:
+        """Note a wait."""
+        self.nanoseconds += nanoseconds
+        self.count += 1
+        self._latest.append((lock, nanoseconds, stripe, cause))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.nanoseconds = self.count = 0
+        self._latest.clear()
+
+
+WAITS: Final[ContextVar[WaitLog | None]] = ContextVar("cacheserver.store.waits", default=None)
+"""Where the waits of the current context are noted, None: nowhere. Only who has to wait looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +109,17 @@ class Histogram:
     buckets: tuple[int, ...] = (0,) * _BUCKETS
 
     def __add__(self, other: Histogram) -> Histogram:
+        if not other.count or not self.count:
+            return self if self.count else other
         buckets = zip(self.buckets, other.buckets, strict=True)
         return Histogram(
             self.count + other.count,
             self.seconds + other.seconds,
             tuple(mine + theirs for mine, theirs in buckets),
         )
+
+
+_EMPTY: Final = Histogram()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +157,37 @@ class _Durations:
         self._sums = _NOTHING
 
     def add(self, nanoseconds: int) -> None:
-        # Bucket k, at index k + 1, holds what is at most 2**k microseconds long.
+        # Bucket k, at index k + 2, holds what is at most 2**k microseconds long.
         microseconds = (max(nanoseconds, 1) - 1) // 1000
-        at = 1 + min(microseconds.bit_length(), _BUCKETS - 1)
+        at = 2 + min(microseconds.bit_length(), _BUCKETS - 1)
         sums = self._sums
-        self._sums = (sums[0] + nanoseconds, *sums[1:at], sums[at] + 1, *sums[at + 1 :])
+        self._sums = (
+            sums[0] + nanoseconds,
+            sums[1] + 1,
+            *sums[2:at],
+            sums[at] + 1,
+            *sums[at + 1 :],
+        )
 
     def freeze(self) -> Histogram:
         return _Durations.total((self,))
 
     @staticmethod
+    def sums(many: Iterable[_Durations]) -> tuple[int, int]:
+        """Return how many there are, and their nanoseconds."""
+        sums = [sums for durations in many if (sums := durations._sums) is not _NOTHING]
+        return sum([each[1] for each in sums]), sum([each[0] for each in sums])
+
+    @staticmethod
     def total(many: Iterable[_Durations]) -> Histogram:
         sums = [sums for durations in many if (sums := durations._sums) is not _NOTHING]
-        nanoseconds, *buckets = map(sum, zip(*sums, strict=True)) if sums else _NOTHING
-        return Histogram(sum(buckets), nanoseconds / 1e9, tuple(buckets))
+        if not sums:
+            return _EMPTY
+        nanoseconds, count, *buckets = map(sum, zip(*sums, strict=True))
+        return Histogram(count, nanoseconds / 1e9, tuple(buckets))
+
+
+_NEVER: Final = (0, 0)
 
 
 class TimedLock:
@@ -119,13 +197,18 @@ class TimedLock:
     clock only when that fails. One hold in `SAMPLE_EVERY` is timed too.
     """
 
-    __slots__ = ("_acquisitions", "_held_since", "_holds", "_lock", "_waits")
+    __slots__ = ("_acquisitions", "_held_since", "_holds", "_last_wait", "_lock", "_waits")
+
+    KIND: ClassVar = "lock"
+    number = -1
+    cause = ""  # what holds it, where that is known
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # Written by whoever holds _lock:
         self._acquisitions = 0
         self._held_since = 0
+        self._last_wait = _NEVER
         self._waits = _Durations()
         self._holds = _Durations()
 
@@ -134,7 +217,7 @@ class TimedLock:
         if self._lock.acquire(False):
             self._count_locked()
             return True
-        return blocking and self._acquire_slowly(timeout)
+        return blocking and self._acquire_slowly(timeout) > 0
 
     def release(self) -> None:
         """Give the lock back."""
@@ -157,13 +240,20 @@ class TimedLock:
         waits = _Durations.total(lock._waits for lock in locks)
         return _after_waits(locks, waits)
 
-    def _acquire_slowly(self, timeout: float = -1) -> bool:
+    def _acquire_slowly(self, timeout: float = -1) -> int:
+        """Return the nanoseconds that it took, 1 at least, or 0 where the time was over before."""
+        log, cause = WAITS.get(), self.cause
         asked = perf_counter_ns()
         if not self._lock.acquire(True, timeout):
-            return False
+            return 0
         self._count_locked()
-        self._waits.add(perf_counter_ns() - asked)
-        return True
+        now = perf_counter_ns()
+        waited = max(1, now - asked)
+        self._waits.add(waited)
+        self._last_wait = waited, now
+        if log is not None:
+            log.add(self.KIND, waited, self.number, cause)
+        return waited
 
     def _count_locked(self) -> None:
         self._acquisitions += 1
@@ -179,8 +269,14 @@ class TimedLock:
 
 def _after_waits(locks: Sequence[TimedLock], waits: Histogram) -> LockStatistics:
     """Complete statistics. An acquisition is counted before its wait, so waits are read first."""
-    acquisitions = sum(lock._acquisitions for lock in locks)
-    return LockStatistics(acquisitions, waits, _Durations.total(lock._holds for lock in locks))
+    acquisitions = sum(map(_acquisitions_of, locks))
+    return LockStatistics(acquisitions, waits, _Durations.total(map(_holds_of, locks)))
+
+
+_acquisitions_of: Final[Callable[[TimedLock], int]] = attrgetter("_acquisitions")
+_waits_of: Final[Callable[[TimedLock], _Durations]] = attrgetter("_waits")
+_holds_of: Final[Callable[[TimedLock], _Durations]] = attrgetter("_holds")
+_queued_of: Final[Callable[[TimedLock], _Durations]] = attrgetter("_queued")
 
 
 class Turnstile:
@@ -242,21 +338,31 @@ class WriteGate:
     """The writer's half of a big reader lock: `with gate:` closes all slots and takes them.
 
     Used by itself where somebody else owns the slots and acquires them, as a striped dict does with
-    its stripes; `RWLock` is the whole lock, with a slot a thread.
+    its stripes; `RWLock` is the whole lock, with a slot a thread. `of` is what waits for it are named after:
+    `{of}read` and `{of}write`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of: str = "") -> None:
         self.turnstile = Turnstile()
+        self.read_name: Final = f"{of}read"
+        self._write_name: Final = f"{of}write"
         self._lock = threading.Lock()  # guards _slots, _writers and Slot.closed
         self._slots: list[Slot] = []
         self._writers = 0  # that work or wait
         # Written by the writer that is inside:
         self._taken: list[Slot] = []
         self._owner = 0
+        self.purpose = WRITE
+        """What the writer that is inside, or was the last, wants the whole for."""
         self._held_since = 0
         self._acquisitions = 0
         self._waits = _Durations()
         self._holds = _Durations()
+        self._purposes: dict[str, tuple[int, int]] = {}  # holds and their nanoseconds
+
+    def held_for(self, purpose: str) -> AbstractContextManager[None]:
+        """Return the gate for a `with` block that says what the whole is wanted for."""
+        return _Purpose(self, purpose)
 
     def add(self, slot: Slot) -> None:
         """Have writers take this slot too, from the next one that is let in."""
@@ -291,33 +397,55 @@ class WriteGate:
         waits = self._waits.freeze()  # before the acquisitions, which are counted first
         return LockStatistics(self._acquisitions, waits, self._holds.freeze())
 
+    def sums(self) -> tuple[int, int, int, int]:
+        """Return the writers' waits, their nanoseconds, the holds, and their nanoseconds. Takes no lock."""
+        return *_Durations.sums((self._waits,)), *_Durations.sums((self._holds,))
+
+    def purposes(self) -> dict[str, tuple[int, int]]:
+        """Return how often the whole was held, and for how many nanoseconds, by purpose. Takes no lock."""
+        return self._purposes.copy()
+
     def __enter__(self) -> None:
+        self.enter(WRITE)
+
+    def enter(self, purpose: str) -> None:
+        """Close all slots and take them, in turn. LockMisuse where the calling thread has them."""
         if self.is_mine():
             raise LockMisuse("this thread writes under this lock already; it is not re-entrant")
         asked = perf_counter_ns()
         self._close_slots()
         try:
-            waited = self.turnstile.enter()
+            queued = self.turnstile.enter()
         except BaseException:
             self._open_slots()
             raise
+        cause = self.purpose if queued else ""
         try:
             for slot in self.slots():
-                waited |= slot.take_for_writer()
+                held_by = slot.take_for_writer(purpose)
+                cause = cause or held_by
                 self._taken.append(slot)
         except BaseException:
             self._leave()
             raise
         self._owner = threading.get_ident()
+        self.purpose = purpose
         self._acquisitions += 1
         self._held_since = perf_counter_ns()
-        if waited:
-            self._waits.add(self._held_since - asked)
+        if cause:
+            waited = max(1, self._held_since - asked)
+            self._waits.add(waited)
+            log = WAITS.get()
+            if log is not None:
+                log.add(self._write_name, waited, -1, cause)
 
     def __exit__(self, *_: object) -> None:
         if not self.is_mine():
             raise LockMisuse("only the thread that writes under this lock can let go of it")
-        self._holds.add(perf_counter_ns() - self._held_since)
+        held = perf_counter_ns() - self._held_since
+        self._holds.add(held)
+        holds, nanoseconds = self._purposes.get(self.purpose, _NEVER)
+        self._purposes[self.purpose] = holds + 1, nanoseconds + held
         self._owner = 0
         self._leave()
 
@@ -341,6 +469,22 @@ class WriteGate:
                 slot.closed = self._writers > 0
 
 
+class _Purpose:
+    """A gate, and what it is taken for."""
+
+    __slots__ = ("_gate", "_purpose")
+
+    def __init__(self, gate: WriteGate, purpose: str) -> None:
+        self._gate = gate
+        self._purpose = purpose
+
+    def __enter__(self) -> None:
+        self._gate.enter(self._purpose)
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.__exit__()
+
+
 class Slot(TimedLock):
     """A reader's place in a big reader lock: a lock of its own that a writer takes too.
 
@@ -348,65 +492,146 @@ class Slot(TimedLock):
     Waits there are kept apart from waits for another reader of the same slot.
     """
 
-    __slots__ = ("_gate", "_queued", "closed")
+    __slots__ = ("_gate", "_queued", "cause", "closed")
+
+    KIND: ClassVar = "slot"
+    USE: ClassVar = WRITE
+    """What holds it, unless who does says something else."""
 
     def __init__(self, gate: WriteGate) -> None:
         super().__init__()
         self._gate = gate
-        self._queued = _Durations()  # written by whoever holds _lock
+        # Written by whoever holds _lock:
+        self._queued = _Durations()
+        self.cause = self.USE
         self.closed = False  # written by the gate, under its lock
         gate.add(self)
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the slot, after every writer that asked before. Only the waiting form exists."""
-        if not blocking or timeout != -1:
-            raise LockMisuse("a slot can only be waited for: call acquire() without arguments")
+    def take(self) -> int:
+        """Take the slot, after every writer that asked before.
+
+        Returns the nanoseconds that this caller waited, 1 at least where it had to, and else 0.
+        """
         if not self.closed and self._lock.acquire(False):
             # As in _count_locked, without the call.
             self._acquisitions = acquisitions = self._acquisitions + 1
             if not acquisitions & 63:  # SAMPLE_EVERY
                 self._held_since = perf_counter_ns()
-        elif self.closed:
-            self._acquire_in_turn()
-        else:
-            self._acquire_slowly()
+            return 0
+        return self._acquire_in_turn() if self.closed else self._acquire_slowly()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the slot as `take` does. Only the waiting form exists."""
+        if not blocking or timeout != -1:
+            raise LockMisuse("a slot can only be waited for: call acquire() without arguments")
+        self.take()
         return True
+
+    def __enter__(self) -> bool:
+        self.take()
+        return True
+
+    def held_for(self, cause: str) -> AbstractContextManager[int]:
+        """Return the slot for a `with` block that tells those who wait what holds it."""
+        return _Held(self, cause)
 
     def try_acquire(self) -> bool:
         """Take the slot if nobody has it or waits for it."""
         return not self.closed and TimedLock.acquire(self, False)
 
-    def acquire_next(self) -> None:
-        """Take the slot without queueing, for who has one that writers take before this one."""
-        TimedLock.acquire(self)
+    def acquire_next(self) -> int:
+        """Take the slot without queueing, for who has one that writers take before this one.
 
-    def take_for_writer(self) -> bool:
-        """Take the slot for a writer that is through the turnstile. Returns whether it waited."""
-        if self._lock.acquire(False):
-            return False
-        return self._lock.acquire()
+        Returns the nanoseconds waited, as `take` does.
+        """
+        return 0 if TimedLock.acquire(self, False) else self._acquire_slowly()
+
+    def take_for_writer(self, purpose: str) -> str:
+        """Take the slot for a writer that is through the turnstile.
+
+        Returns what held it, where the writer had to wait, and else nothing.
+        """
+        held_by = ""
+        if not self._lock.acquire(False):
+            held_by = self.cause
+            self._lock.acquire()
+        self.cause = purpose
+        return held_by
 
     def release_for_writer(self) -> None:
         """Give back what `take_for_writer` took."""
+        self.cause = self.USE
         self._lock.release()
+
+    def last_wait(self) -> tuple[int, int]:
+        """Return the nanoseconds of the latest wait for who had the same slot, and the `perf_counter_ns` at its end.
+
+        Zeros where there was none. Takes no lock.
+        """
+        return self._last_wait
 
     @staticmethod
     def total_read(slots: Sequence[Slot]) -> LockStatistics:
         """The same acquisitions seen as shares of the whole: their waits are those for writers."""
-        waits = _Durations.total(slot._queued for slot in slots)
-        return _after_waits(slots, waits)
+        return Slot.totals(slots)[1]
 
-    def _acquire_in_turn(self) -> None:
-        if self._gate.is_mine():
+    @staticmethod
+    def totals(slots: Sequence[Slot]) -> tuple[LockStatistics, LockStatistics]:
+        """Return what `total` and `total_read` do."""
+        waits = _Durations.total(map(_waits_of, slots))
+        queued = _Durations.total(map(_queued_of, slots))
+        total = _after_waits(slots, waits)
+        return total, LockStatistics(total.acquisitions, queued, total.holds)
+
+    @staticmethod
+    def sums(slots: Sequence[Slot]) -> tuple[int, int, int, int, int]:
+        """Return acquisitions, and waits and their nanoseconds: for who had the slot, and for writers."""
+        waits = _Durations.sums(map(_waits_of, slots))
+        queued = _Durations.sums(map(_queued_of, slots))
+        return sum(map(_acquisitions_of, slots)), *waits, *queued
+
+    @staticmethod
+    def used[S: Slot](slots: Iterable[S]) -> list[S]:
+        """Return those that were taken ever: the numbers of others are zeros."""
+        return [slot for slot in slots if slot._acquisitions]
+
+    def _acquire_in_turn(self) -> int:
+        gate = self._gate
+        if gate.is_mine():
             raise LockMisuse("this thread has the whole of what it wants a part of: it would hang")
+        log = WAITS.get()
         asked = perf_counter_ns()
-        self._gate.turnstile.enter()
+        gate.turnstile.enter()
         try:
+            cause = gate.purpose  # no writer comes in before this leaves the turnstile
             self._lock.acquire()
         finally:
-            self._gate.turnstile.leave()
+            gate.turnstile.leave()
         self._count_locked()
-        self._queued.add(perf_counter_ns() - asked)
+        waited = max(1, perf_counter_ns() - asked)
+        self._queued.add(waited)
+        if log is not None:
+            log.add(gate.read_name, waited, -1, cause)
+        return waited
+
+
+class _Held:
+    """A slot, and what it is held for."""
+
+    __slots__ = ("_cause", "_slot")
+
+    def __init__(self, slot: Slot, cause: str) -> None:
+        self._slot = slot
+        self._cause = cause
+
+    def __enter__(self) -> int:
+        waited = self._slot.take()
+        self._slot.cause = self._cause
+        return waited
+
+    def __exit__(self, *_: object) -> None:
+        self._slot.cause = self._slot.USE
+        self._slot.release()
 
 
 class RWLock:
@@ -453,6 +678,8 @@ class _ThreadSlot(Slot):
 
     __slots__ = ("inside",)
 
+    USE: ClassVar = "read"
+
     def __init__(self, gate: WriteGate) -> None:
         self.inside = False  # its thread's own
         super().__init__(gate)
@@ -460,7 +687,7 @@ class _ThreadSlot(Slot):
     def __enter__(self) -> bool:
         if self.inside:
             raise LockMisuse("this thread reads under this RWLock already; it is not re-entrant")
-        self.acquire()
+        self.take()
         self.inside = True
         return True
 

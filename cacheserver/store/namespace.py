@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cacheserver.clock import Clock
 from cacheserver.errors import ConditionRequired, InvalidConfig, NamespaceGone
@@ -22,6 +22,7 @@ from cacheserver.store.counters import PerThread, Tally
 from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, Keep, growth
 from cacheserver.store.eviction.policy import check_policy
 from cacheserver.store.graveyard import Graveyard
+from cacheserver.store.heat import Heat, KeySampler, Sampler
 from cacheserver.store.locks import LockStatistics
 from cacheserver.store.names import check_ttl
 from cacheserver.store.outcomes import (
@@ -35,7 +36,7 @@ from cacheserver.store.outcomes import (
     Written,
 )
 from cacheserver.store.room import Neighbour, Room
-from cacheserver.store.shared import check_stripes
+from cacheserver.store.shared import StripeWaits, check_stripes
 from cacheserver.store.stripe import Contents
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
 
@@ -43,6 +44,7 @@ DEFAULT_POLICY: Final = "sieve"
 
 _WRITES: Final = 2
 _CONFLICTS: Final = 3
+assert _WRITES == 2  # as it stands in NamespaceView.put, where a name costs a lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,51 @@ class NamespaceStatistics:
     locks: dict[str, LockStatistics]
     """`stripe`: writers of keys, waits for one another. `namespace_read`: the same acquisitions as
     shares of the namespace, waits for whoever holds the whole. `namespace_write`: the latter."""
+    reported: bool = True
+    """Whether metrics show it by its name."""
+
+    def __add__(self, other: NamespaceStatistics) -> NamespaceStatistics:
+        """Return the figures of both together, under the name and configuration of this one."""
+        return NamespaceStatistics(
+            self.name,
+            self.config,
+            self.entries + other.entries,
+            self.bytes + other.bytes,
+            self.hits + other.hits,
+            self.misses + other.misses,
+            self.writes + other.writes,
+            self.cas_conflicts + other.cas_conflicts,
+            self.expirations + other.expirations,
+            {reason: count + other.evictions[reason] for reason, count in self.evictions.items()},
+            {lock: numbers + other.locks[lock] for lock, numbers in self.locks.items()},
+            self.reported,
+        )
+
+
+class Pulse(NamedTuple):
+    """The sums in `NamespaceStatistics`, for who asks often. Waits and holds in nanoseconds."""
+
+    hits: int
+    misses: int
+    writes: int
+    conflicts: int
+    evictions: int
+    expirations: int
+    entries: int
+    bytes: int
+    acquisitions: int
+    """Of stripes' locks."""
+    stripe_contended: int
+    stripe_ns: int
+    read_contended: int
+    """Of those acquisitions, the ones that waited for whoever held the whole."""
+    read_ns: int
+    write_contended: int
+    """Of who wanted the whole."""
+    write_ns: int
+    write_holds: int
+    """How often the whole was held."""
+    write_hold_ns: int
 
 
 class Namespace:
@@ -121,10 +168,13 @@ class Namespace:
         first_version: int = 0,
         neighbour: Neighbour | None = None,
         graveyard: Graveyard | None = None,
+        heat: Heat | None = None,
     ) -> None:
         config = NamespaceConfig() if config is None else config
         config.check()
         self.name = name
+        self.reported = True
+        """Whether it has a place of its own in metrics. Replaced by the store, before anybody else knows it."""
         self._config = config
         self._entries: StripedDict[str, bytes] = StripedDict(
             config.stripes,
@@ -140,6 +190,7 @@ class Namespace:
             bury=None if graveyard is None else graveyard.bury,
         )
         self._tally = Tally(4)
+        self._heat = heat
         self._config_lock = (
             threading.Lock()
         )  # held by who changes the configuration; before the gate
@@ -151,8 +202,10 @@ class Namespace:
 
     def _make_view(self) -> NamespaceView:
         counts = self._tally.mine()
+        heat = self._heat
+        sampler = Sampler() if heat is None else KeySampler(self.name, counts, heat.mine())
         with self._views_lock:
-            view = NamespaceView(self._entries.view(counts), counts, self._config)
+            view = NamespaceView(self._entries.view(counts, sampler), counts, sampler, self._config)
             self._made = [*(made for made in self._made if made() is not None), weakref.ref(view)]
         return view
 
@@ -307,7 +360,28 @@ class Namespace:
                 "namespace_read": kept.namespace_read,
                 "namespace_write": kept.namespace_write,
             },
+            reported=self.reported,
         )
+
+    def pulse(self) -> Pulse:
+        """Return sums of those figures, for who asks often. Takes no lock that an operation wants."""
+        hits, misses, writes, conflicts = self._tally.totals()
+        return Pulse(hits, misses, writes, conflicts, *self._entries.pulse())
+
+    def stripe_waits(self) -> list[StripeWaits]:
+        """Return the waits of writers for one another, by stripe, of the stripes there are now. Takes no lock."""
+        return self._entries.stripe_waits()
+
+    def last_waits(self) -> list[tuple[int, int, float]]:
+        """Return stripe, nanoseconds and time since 1970 of the latest wait of each that had one. Takes no lock."""
+        return self._entries.last_waits()
+
+    def holds(self) -> dict[str, tuple[int, int]]:
+        """Return how often the whole was held, and how many nanoseconds, by what for: `clear`, `snapshot` ...
+
+        Takes no lock.
+        """
+        return self._entries.holds()
 
 
 class NamespaceView:
@@ -317,16 +391,24 @@ class NamespaceView:
         "__weakref__",
         "_counts",
         "_default_ttl",
+        "_due",
         "_require_cas",
+        "_sampler",
         "entries",
     )
 
     def __init__(
-        self, entries: StripedDict[str, bytes], counts: list[int], config: NamespaceConfig
+        self,
+        entries: StripedDict[str, bytes],
+        counts: list[int],
+        sampler: Sampler,
+        config: NamespaceConfig,
     ) -> None:
         self.entries: Final = entries
         """The dict; `entries.read` counts a hit or a miss."""
         self._counts = counts
+        self._sampler = sampler
+        self._due = sampler.due
         self.obey(config)
 
     def obey(self, config: NamespaceConfig) -> None:
@@ -365,25 +447,40 @@ class NamespaceView:
             if not ttl:
                 version = self.entries.overwrite(key, value, content_type)
                 if version:
-                    self._counts[_WRITES] += 1
+                    counts = self._counts
+                    counts[2] = writes = counts[2] + 1
+                    if writes >= self._due[2]:
+                        self._sampler.wrote(key)
                     return tuple.__new__(Written, (version, False))  # half of Written()'s time
         outcome = self.entries.put(
             key, value, ttl=ttl, content_type=content_type, condition=condition
         )
         if condition is None or type(outcome) is Written:
-            self._counts[_WRITES] += 1
+            counts = self._counts
+            counts[2] = writes = counts[2] + 1
+            if writes >= self._due[2]:
+                self._sampler.wrote(key)
         else:
-            self._counts[_CONFLICTS] += 1
+            self._refused(key)
         return outcome
+
+    def _wrote(self, key: str) -> None:
+        self._counts[_WRITES] = writes = self._counts[_WRITES] + 1
+        if writes >= self._due[_WRITES]:
+            self._sampler.wrote(key)
+
+    def _refused(self, key: str) -> None:
+        self._counts[_CONFLICTS] += 1
+        self._sampler.conflict(key)
 
     def delete(self, key: str, condition: Condition | None) -> Deleted | Missing | Conflict[bytes]:
         """Delete the key if it is there and `condition` holds; a missing key counts for nothing."""
         self.check_condition(condition)
         outcome = self.entries.delete(key, condition=condition)
         if type(outcome) is Deleted:
-            self._counts[_WRITES] += 1
+            self._wrote(key)
         elif type(outcome) is Conflict:
-            self._counts[_CONFLICTS] += 1
+            self._refused(key)
         return outcome
 
     def touch(
@@ -394,7 +491,7 @@ class NamespaceView:
             ttl = self._default_ttl
         outcome = self.entries.touch(key, ttl, condition=condition)
         if type(outcome) is Conflict:
-            self._counts[_CONFLICTS] += 1
+            self._refused(key)
         return outcome
 
     def transaction(
@@ -407,9 +504,12 @@ class NamespaceView:
                 raise TypeError(f"a value is bytes, not {type(wish.value).__name__}")
         outcome = self.entries.transaction(writes, conditions)
         if isinstance(outcome, Refused):
-            self._counts[_CONFLICTS] += len(outcome.conflicts)
+            for key in outcome.conflicts:
+                self._refused(key)
         else:
-            self._counts[_WRITES] += sum(type(each) is not Missing for each in outcome.values())
+            for key, each in outcome.items():
+                if type(each) is not Missing:
+                    self._wrote(key)
         return outcome
 
 

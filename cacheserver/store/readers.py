@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Any, Final
 
 from cacheserver.store.entry import COMMON_CONTENT_TYPES, HEADER, Entry, Record
+from cacheserver.store.heat import Sampler
 from cacheserver.store.stripe import Stripe
 
 MAX_STRIPES: Final = 4096
@@ -22,36 +23,40 @@ MAX_STRIPES: Final = 4096
 SHIFT: Final = sys.hash_info.width - (MAX_STRIPES - 1).bit_length()
 
 type Read[K, V] = Callable[[K], Entry[V] | None]
+type ReadLocked[K, V] = Callable[[K, Sampler], Entry[V] | None]
+"""Reads a key under its stripe's lock, and tells the sampler where it had to wait."""
 
 
 def make_read[K, V](
-    read_locked: Read[K, V],
+    read_locked: ReadLocked[K, V],
     stripes: tuple[Stripe[K, V], ...],
     counts: list[int],
+    sampler: Sampler,
     marks: list[bytearray],
     monotonic: Callable[[], float],
     marking: bool,
 ) -> Read[K, V]:
     """Return a function that reads a key without a lock, but with `read_locked` where it has expired.
 
-    It adds hits to `counts[0]` and misses to `counts[1]`, and where `marking`, marks hits in `marks`, by
-    stripe.
+    It adds hits to `counts[0]` and misses to `counts[1]`, tells `sampler` of those that are due, and where
+    `marking`, marks hits in `marks`, by stripe.
     """
     getters = tuple(stripe.entries().__getitem__ for stripe in stripes)
-    mark_first = _make_mark_first(stripes, marks)
+    # What is needed seldom is one argument, since each costs every call.
+    seldom = read_locked, _make_mark_first(stripes, marks), sampler
     read_packed = Struct(HEADER).unpack_from
     read_deadline = Struct("<d").unpack_from
 
     def read(
         key: K,
-        read_locked: Read[K, V] = read_locked,
         getters: tuple[Callable[[K], Entry[V] | bytes], ...] = getters,
         marks: list[bytearray] = marks,
-        mark_first: Callable[[int, int], None] = mark_first,
         marking: bool = marking,
         mask: int = len(stripes) - 1,
         shift: int = SHIFT,
         counts: list[int] = counts,
+        due: list[int] = sampler.due,
+        seldom: tuple[ReadLocked[K, V], Callable[[int, int], None], Sampler] = seldom,
         types: tuple[str, ...] = (*COMMON_CONTENT_TYPES,),
         read_packed: Callable[..., tuple[int, int, int]] = read_packed,
         read_deadline: Callable[..., tuple[float]] = read_deadline,
@@ -59,37 +64,45 @@ def make_read[K, V](
         hash_of: Callable[[object], int] = hash,
         type_of: Callable[[object], type] = type,
         packed: type = bytes,
+        not_there: type[KeyError] = KeyError,
     ) -> Entry[V] | None:
         at = hash_of((key,)) >> shift & mask
         try:
             record = getters[at](key)
-        except KeyError:
-            counts[1] += 1
+        except not_there:
+            counts[1] = misses = counts[1] + 1
+            if misses >= due[1]:
+                seldom[2].read(key, 1)
             return None
         entry: Entry[V] | None
         if type_of(record) is packed:
             slot, code, version = read_packed(record)
             if code < 64:  # MORTAL
+                deadline: float = 0
                 entry = record[13:], version, 0, types[code], slot  # type: ignore[assignment]
             else:
                 (deadline,) = read_deadline(record, 13)
                 entry = record[21:], version, deadline, types[code - 64], slot  # type: ignore[assignment]
         else:
             entry = record  # type: ignore[assignment]
-            slot = entry[4]  # type: ignore[index]
-        if entry[2] and entry[2] <= now():  # type: ignore[index]
+            deadline, slot = entry[2], entry[4]  # type: ignore[index]
+        if deadline and deadline <= now():
             # Since it was found another may have been written.
-            entry = read_locked(key)
+            entry = seldom[0](key, seldom[2])
             if entry is None:
-                counts[1] += 1
+                counts[1] = misses = counts[1] + 1
+                if misses >= due[1]:
+                    seldom[2].read(key, 1)
                 return None
         elif marking:
             try:
                 mine = marks[at]
                 mine[slot] = mine[mine[slot]]
             except IndexError:
-                mark_first(at, slot)
-        counts[0] += 1
+                seldom[1](at, slot)
+        counts[0] = hits = counts[0] + 1
+        if hits >= due[0]:
+            seldom[2].read(key, 0)
         return entry
 
     return read
@@ -119,13 +132,13 @@ def _make_mark_first(
 
 
 def make_overwrite[K, V](
-    stripes: tuple[Stripe[K, V], ...], marks: list[bytearray], marking: bool
+    stripes: tuple[Stripe[K, V], ...], sampler: Sampler, marks: list[bytearray], marking: bool
 ) -> Callable[[K, bytes, str], int]:
     """Return a function that writes a key over with a value as large, as most writes do.
 
     It returns the new version. It returns 0, and has done nothing, where that is not all there is to it: where
     the key is not there, or what is there has another size or content type, a deadline, or is no packed
-    record.
+    record. It tells `sampler` of a wait.
     """
     getters = tuple(stripe.entries().__getitem__ for stripe in stripes)
     codes = {text: code for code, text in enumerate(COMMON_CONTENT_TYPES)}
@@ -141,6 +154,7 @@ def make_overwrite[K, V](
         marks: list[bytearray] = marks,
         mark_first: Callable[[int, int], None] = mark_first,
         marking: bool = marking,
+        sampler: Sampler = sampler,
         mask: int = len(stripes) - 1,
         shift: int = SHIFT,
         codes: dict[str, int] = codes,
@@ -162,7 +176,7 @@ def make_overwrite[K, V](
         if content_type not in codes or code != codes[content_type]:  # nor has it a deadline
             return 0
         stripe = stripes[at]
-        stripe.acquire()
+        waited = stripe.take()
         try:
             data = stripe.data
             if data is None or key not in data or data[key] is not found:
@@ -171,6 +185,8 @@ def make_overwrite[K, V](
             data[key] = pack_header(slot, code, version) + value
         finally:
             stripe.release()
+            if waited:
+                sampler.waited(key, waited)
         if marking:
             mine = marks[at]
             if slot < size_of(mine):
@@ -182,12 +198,17 @@ def make_overwrite[K, V](
     return overwrite
 
 
-def make_locked_read[K, V](read_locked: Read[K, V], counts: list[int]) -> Read[K, V]:
+def make_locked_read[K, V](
+    read_locked: ReadLocked[K, V], counts: list[int], sampler: Sampler
+) -> Read[K, V]:
     """Return a function that reads a key by `read_locked`, and counts as others do."""
 
     def read(key: K) -> Entry[V] | None:
-        entry = read_locked(key)
-        counts[entry is None] += 1
+        entry = read_locked(key, sampler)
+        found = int(entry is None)
+        counts[found] += 1
+        if counts[found] >= sampler.due[found]:
+            sampler.read(key, found)
         return entry
 
     return read

@@ -90,9 +90,10 @@ class Room[K, V]:
 
     def totals(self) -> tuple[int, int]:
         """Return how many entries there are, and their bytes: of one instant for who has the gate."""
+        stripes = self.stripes
         return (
-            sum(len(stripe.entries()) for stripe in self.stripes),
-            sum(stripe.bytes for stripe in self.stripes),
+            sum([len(data) for stripe in stripes if (data := stripe.data)]),
+            sum([stripe.bytes for stripe in stripes]),
         )
 
     def give_back(self, size: int, entries: int) -> None:
@@ -205,7 +206,7 @@ class Room[K, V]:
         self, stripe: Stripe[K, V], reason: Reason, size: int, kept: Collection[K], hint: int
     ) -> int:
         freed: list[Record[V]] = []
-        with stripe:
+        with stripe.held_for("evict"):
             if stripe.data is None:
                 return 1  # it was retired just now: look again
             less = 0

@@ -11,7 +11,10 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from itertools import chain
+from operator import itemgetter
+from time import perf_counter_ns
+from typing import Any, Final, NamedTuple, Protocol
 
 from cacheserver.clock import Clock
 from cacheserver.errors import NamespaceGone
@@ -27,10 +30,11 @@ from cacheserver.store.entry import (
     unpack,
 )
 from cacheserver.store.eviction.policy import check_policy, make_policy
+from cacheserver.store.heat import Sampler
 from cacheserver.store.locks import LockStatistics, Slot, WriteGate
 from cacheserver.store.readers import MAX_STRIPES, SHIFT
 from cacheserver.store.room import Neighbour, Room
-from cacheserver.store.stripe import Contents, Growth, Stripe
+from cacheserver.store.stripe import NO_EVICTIONS, Contents, Growth, Stripe
 
 type Bury = Callable[[list[Contents[Any, Any]], bool], None]
 """Has what nobody needs freed; told whether the entries were moved elsewhere."""
@@ -57,6 +61,37 @@ class StripedStatistics:
     namespace_write: LockStatistics
 
 
+class StripeWaits(NamedTuple):
+    """How often a stripe's lock was taken, and what writers waited for one another."""
+
+    stripe: int
+    acquisitions: int
+    contended: int
+    nanoseconds: int
+
+
+class StripedPulse(NamedTuple):
+    """The sums in `StripedStatistics`, for who asks often. Waits and holds in nanoseconds."""
+
+    evictions: int
+    expirations: int
+    entries: int
+    bytes: int
+    acquisitions: int
+    """Of stripes' locks."""
+    stripe_contended: int
+    stripe_ns: int
+    read_contended: int
+    """Of those acquisitions, the ones that waited for whoever held the whole."""
+    read_ns: int
+    write_contended: int
+    """Of who wanted the whole."""
+    write_ns: int
+    write_holds: int
+    """How often the whole was held."""
+    write_hold_ns: int
+
+
 class _Past(NamedTuple):
     """What stripes have counted."""
 
@@ -77,24 +112,27 @@ class _Table[K, V](NamedTuple):
     """The stripes before these, and those before: some may still wait for their locks, and count that."""
 
 
-def _count(tables: Iterable[Iterable[Stripe[Any, Any]]], before: _Past | None = None) -> _Past:
+_NONE: Final = _Past(0, dict.fromkeys(REASONS, 0), LockStatistics(), LockStatistics())
+
+
+def _count(tables: Iterable[Iterable[Stripe[Any, Any]]], before: _Past) -> _Past:
     """Add up what stripes have counted, and what others had before."""
-    stripes = tuple(stripe for table in tables for stripe in table)
-    evictions = {reason: sum(stripe.evictions[reason] for stripe in stripes) for reason in REASONS}
-    counted = _Past(
-        sum(stripe.expirations for stripe in stripes),
-        evictions,
-        Slot.total(stripes),
-        Slot.total_read(stripes),
-    )
-    if before is None:
-        return counted
+    stripes = Slot.used(chain.from_iterable(tables))
+    evictions = _evictions(stripes)
+    stripe_lock, namespace_read = Slot.totals(stripes)
     return _Past(
-        before.expirations + counted.expirations,
-        {reason: before.evictions[reason] + evictions[reason] for reason in REASONS},
-        before.stripe_lock + counted.stripe_lock,
-        before.namespace_read + counted.namespace_read,
+        before.expirations + sum([stripe.expirations for stripe in stripes]),
+        {
+            reason: before.evictions[reason] + sum(map(itemgetter(reason), evictions))
+            for reason in REASONS
+        },
+        before.stripe_lock + stripe_lock,
+        before.namespace_read + namespace_read,
     )
+
+
+def _evictions(stripes: Iterable[Stripe[Any, Any]]) -> list[Mapping[Reason, int]]:
+    return [each for stripe in stripes if (each := stripe.evictions) is not NO_EVICTIONS]
 
 
 class Snapshot[K, V](Mapping[K, Entry[V]]):
@@ -157,7 +195,7 @@ class Shared[K, V]:
     ) -> None:
         check_stripes(stripes)
         check_policy(policy)
-        self.gate = WriteGate()
+        self.gate = WriteGate("namespace_")
         self.clock = clock
         self.packed = packed
         self._bury = bury
@@ -168,7 +206,7 @@ class Shared[K, V]:
         self.gone = False
         self.remade = 0  # times that the dicts were exchanged
         version = max(int(clock.wall() * 1e6), first_version)
-        self.table = self._new_table(stripes, version, _count(()))
+        self.table = self._new_table(stripes, version, _NONE)
         self.room.stripes = self.table.stripes
         # Guards what follows, and what each view reads with:
         self.views_lock = threading.Lock()
@@ -185,16 +223,21 @@ class Shared[K, V]:
         if self.gone:
             raise NamespaceGone("this dict was dropped")
 
-    def read_locked(self, key: K) -> Entry[V] | None:
+    def read_locked(self, key: K, sampler: Sampler) -> Entry[V] | None:
         """Return the key's entry, or None, as of an instant at which its stripe's lock is held."""
         while True:
             table = self.table
             stripe = table.stripes[hash((key,)) >> SHIFT & table.mask]
-            with stripe:
-                if stripe.data is not None:
-                    now = self.clock.monotonic()
-                    entry, _expired = stripe.live(key, now, self.room.growth, self.room.quota)
-                    return entry
+            waited = 0
+            try:
+                with stripe.held_for("read") as waited:
+                    if stripe.data is not None:
+                        now = self.clock.monotonic()
+                        entry, _expired = stripe.live(key, now, self.room.growth, self.room.quota)
+                        return entry
+            finally:
+                if waited:
+                    sampler.waited(key, waited)
             self.check_there()
 
     # Views
@@ -259,7 +302,7 @@ class Shared[K, V]:
             table = self.table
             empty: list[Contents[K, V]] = [Contents(self.policy) for _ in table.stripes]
             old: list[Contents[K, V]] = []
-            with self.gate:
+            with self.gate.held_for("clear"):
                 self.check_there()
                 if table is not self.table or empty[0].policy.name != self.policy:
                     continue
@@ -282,11 +325,13 @@ class Shared[K, V]:
 
         Returns what was there, for the caller to let go of.
         """
-        with self.gate:
+        with self.gate.held_for("drop"):
             self.check_there()
             entries, size = self.room.totals()
-            stripes = self.table.stripes
+            table = self.table
+            stripes = table.stripes
             old = [stripe.contents() for stripe in stripes]
+            past = _count((stripes[1:], *table.before), table.past)
             self.gone = True
             with self.views_lock:
                 self.diverted += 1  # for ever: under the lock readers find that it is gone
@@ -297,7 +342,7 @@ class Shared[K, V]:
                     stripe.retire(nothing)
                 # What still looks at this keeps one stripe only.
                 stripes[0].version = highest
-                self.table = self.table._replace(stripes=stripes[:1], mask=0, before=())
+                self.table = _Table(stripes[:1], 0, past, ())
                 self.room.stripes = self.table.stripes
                 self._bind_locked(keep_marks=False)
                 self.dead_marks.clear()
@@ -311,7 +356,7 @@ class Shared[K, V]:
         """Spread the entries over this many stripes. Writers wait meanwhile, readers don't."""
         check_stripes(stripes)
         garbage: list[Contents[K, V]] = []  # freed when all locks are released
-        with self.gate:
+        with self.gate.held_for("reshape"):
             self.check_there()
             old = self.table
             if len(old.stripes) == stripes:
@@ -342,7 +387,7 @@ class Shared[K, V]:
     def set_policy(self, policy: str) -> None:
         """Evict by this policy from now on. The entries stay, in the order of the one before."""
         check_policy(policy)
-        with self.gate, self.views_lock:
+        with self.gate.held_for("policy"), self.views_lock:
             self.check_there()
             if policy == self.policy:
                 return
@@ -355,14 +400,14 @@ class Shared[K, V]:
 
     def set_limits(self, max_bytes: int | None, max_entries: int | None) -> None:
         """Keep at most so many bytes and entries from now on, and evict what is too much."""
-        with self.gate:
+        with self.gate.held_for("limits"):
             self.check_there()
             self.room.limit(max_bytes, max_entries)
         self.room.trim()
 
     def snapshot(self) -> Snapshot[K, V]:
         """Return all entries of one instant. Writers wait while the dicts are copied."""
-        with self.gate:
+        with self.gate.held_for("snapshot"):
             self.check_there()
             now = self.clock.monotonic()
             copies = [stripe.entries().copy() for stripe in self.table.stripes]
@@ -370,7 +415,7 @@ class Shared[K, V]:
 
     def totals(self) -> tuple[int, int]:
         """Return the number of entries and their bytes, both of one instant."""
-        with self.gate:
+        with self.gate.held_for("totals"):
             return self.room.totals()
 
     def statistics(self) -> StripedStatistics:
@@ -387,6 +432,37 @@ class Shared[K, V]:
             namespace_read=counted.namespace_read,
             namespace_write=self.gate.statistics(),
         )
+
+    def pulse(self) -> StripedPulse:
+        """Return the sums of the numbers that are kept anyway. Takes no lock."""
+        table = self.table
+        stripes, past = Slot.used(chain(table.stripes, *table.before)), table.past
+        evictions = sum([sum(each.values()) for each in _evictions(stripes)])
+        acquisitions, waits, nanoseconds, queued, queued_nanoseconds = Slot.sums(stripes)
+        return StripedPulse(
+            evictions + sum(past.evictions.values()),
+            sum([stripe.expirations for stripe in stripes]) + past.expirations,
+            *self.room.totals(),
+            acquisitions + past.stripe_lock.acquisitions,
+            waits + past.stripe_lock.waits.count,
+            nanoseconds + round(past.stripe_lock.waits.seconds * 1e9),
+            queued + past.namespace_read.waits.count,
+            queued_nanoseconds + round(past.namespace_read.waits.seconds * 1e9),
+            *self.gate.sums(),
+        )
+
+    def stripe_waits(self) -> list[StripeWaits]:
+        """Return the waits of each stripe that there is now. Takes no lock."""
+        stripes = self.table.stripes
+        return [StripeWaits(stripe.number, *Slot.sums((stripe,))[:3]) for stripe in stripes]
+
+    def last_waits(self) -> list[tuple[int, int, float]]:
+        """Return stripe, nanoseconds and time since 1970 of each stripe's latest wait. Takes no lock."""
+        wall, now = self.clock.wall(), perf_counter_ns()
+        waits = [(stripe.number, *stripe.last_wait()) for stripe in self.table.stripes]
+        return [
+            (number, waited, wall - (now - end) / 1e9) for number, waited, end in waits if waited
+        ]
 
     def highest_version(self) -> int:
         """Return a version that no key here was ever above."""

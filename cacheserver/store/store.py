@@ -12,8 +12,8 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cacheserver.clock import Clock
@@ -22,6 +22,7 @@ from cacheserver.store.budget import Budget
 from cacheserver.store.counters import PerThread
 from cacheserver.store.entry import NEVER, cost, make_pack
 from cacheserver.store.graveyard import Graveyard
+from cacheserver.store.heat import Heat, HotKeys
 from cacheserver.store.names import check_namespace
 from cacheserver.store.namespace import (
     DEFAULT_POLICY,
@@ -38,12 +39,23 @@ DEFAULT_MAX_MEMORY: Final = 1 << 30
 DEFAULT_MAX_VALUE_SIZE: Final = 8 << 20
 DEFAULT_MAX_NAMESPACES: Final = 1024
 
+REPORTED: Final = 100
+"""So many namespaces at a time at most have figures of their own in metrics."""
+OTHERS: Final = "(other)"
+"""What the rest is called, which is no name that a namespace may have."""
+
+_MOST_LOOKS: Final = 8
+"""Times that figures are collected anew since a namespace was dropped meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
     """The figures of all namespaces, in order of their names."""
 
     namespaces: tuple[NamespaceStatistics, ...]
+    others: NamespaceStatistics | None = None
+    """The sum of those that are not reported, and of those that were not and are dropped, so that what counts up
+    never falls. None where there never was one."""
 
     @property
     def entries(self) -> int:
@@ -87,12 +99,16 @@ class Store:
         self.clock = clock or Clock()
         self._budget = Budget(max_memory)
         self._pack = make_pack()
+        self._heat = Heat(self.clock)
         self.graveyard = Graveyard()
         """What was cleared and dropped; for who calls `sweep` again and again to say so."""
-        self._lock = threading.Lock()  # guards additions to _namespaces; the first in the order
+        # Guards changes of _namespaces and what is kept of those that are gone; the first in the order.
+        self._lock = threading.Lock()
         self._namespaces: dict[str, Namespace] = {}
         self._neighbours = _Neighbours(self._namespaces)
         self._highest_version = 0  # of namespaces that were dropped
+        self._reported = 0  # namespaces that have one of the REPORTED places
+        self._dropped: NamespaceStatistics | None = None  # those together that had none
         self.drops = 0
         """Namespaces that were dropped so far."""
         self.view: Callable[[], StoreView] = PerThread(lambda: StoreView(self)).mine
@@ -175,6 +191,12 @@ class Store:
             if namespace is not None and namespace.is_gone():
                 self.drops += 1
                 self._highest_version = max(self._highest_version, namespace.highest_version())
+                if namespace.reported:
+                    self._reported -= 1
+                else:
+                    # It may be about to give up what it keeps, and nobody would take that off again.
+                    last = replace(namespace.statistics(), entries=0, bytes=0)
+                    self._dropped = self._others(self._dropped, [last])
                 del self._namespaces[name]
 
     def __contains__(self, name: str) -> bool:
@@ -202,7 +224,32 @@ class Store:
 
     def statistics(self) -> StoreStatistics:
         """Return the figures of every namespace as of now."""
-        return StoreStatistics(tuple(each.statistics() for each in self._in_order()))
+        for _ in range(_MOST_LOOKS):
+            with self._lock:  # so that who is dropped just now is counted once
+                namespaces, others, drops = self._namespaces.copy(), self._dropped, self.drops
+            figures = tuple(namespace.statistics() for _, namespace in sorted(namespaces.items()))
+            if drops == self.drops:
+                break
+            # What is counted in one that is dropped meanwhile is in nobody's sum later.
+        unreported = [each for each in figures if not each.reported]
+        return StoreStatistics(figures, self._others(others, unreported))
+
+    def _others(
+        self, together: NamespaceStatistics | None, more: Iterable[NamespaceStatistics]
+    ) -> NamespaceStatistics | None:
+        for each in more:
+            if together is None:
+                together = replace(each, name=OTHERS, config=self.default_config)
+            else:
+                together += each
+        return together
+
+    def hot_keys(self, limit: int = 20) -> HotKeys:
+        """Return the keys that are read, written, refused and waited for most, so many of each. Stops nobody.
+
+        They are those of the last 30 to 60 seconds. Reads and writes are estimated from a sample.
+        """
+        return self._heat.hot_keys(limit)
 
     def _in_order(self) -> list[Namespace]:
         return [namespace for _, namespace in sorted(self._namespaces.copy().items())]
@@ -222,11 +269,14 @@ class Store:
                 first_version=highest + 1,
                 neighbour=self._neighbours.draw,
                 graveyard=self.graveyard,
+                heat=self._heat,
             )
             with self._lock:
                 known = self._find(name)
                 if known is None and highest == self._highest_version:
                     self._check_number_locked(name)
+                    made.reported = self._reported < REPORTED
+                    self._reported += made.reported
                     self._namespaces[name] = known = made
             if known is made:
                 return made, True

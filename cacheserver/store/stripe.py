@@ -7,8 +7,9 @@ drops it when the lock is released.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
 
 from cacheserver.store.budget import REASONS, Quota, Reason
 from cacheserver.store.entry import Entry, Record, deadline_of, slot_of, unpack
@@ -19,6 +20,8 @@ from cacheserver.store.locks import Slot, WriteGate
 
 type Growth[K, V] = Callable[[K, Record[V] | None, Record[V] | None], int]
 """Bytes that a key takes more with the second record than with the first, None being none."""
+
+NO_EVICTIONS: Final[Mapping[Reason, int]] = MappingProxyType(dict.fromkeys(REASONS, 0))
 
 STEP: Final = 64
 """Entries at most that are looked at while the lock is held once, by who evicts or sweeps."""
@@ -65,6 +68,8 @@ class Stripe[K, V](Slot):
         "version",
     )
 
+    KIND: ClassVar = "stripe"
+
     def __init__(
         self, gate: WriteGate, number: int, version: int, contents: Contents[K, V]
     ) -> None:
@@ -73,7 +78,7 @@ class Stripe[K, V](Slot):
         self.version = version  # of the last write to any key here
         self.bytes = 0
         self.expirations = 0
-        self.evictions = dict.fromkeys(REASONS, 0)
+        self.evictions = NO_EVICTIONS  # another one from the first on
         self.data: dict[K, Record[V]] | None
         """None where the stripe is retired: its entries are elsewhere, or gone."""
         self.fill(contents)
@@ -201,7 +206,7 @@ class Stripe[K, V](Slot):
         except BaseException:  # somebody else's cost function
             self._take_in_again(slot, key)
             raise
-        self.evictions[reason] += 1
+        self.evictions = {**self.evictions, reason: self.evictions[reason] + 1}
         self.remove(key, slot, less, evicted=True)
         return record, less
 

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Self, overload
 
 from cacheserver.clock import Clock
+from cacheserver.errors import NamespaceGone
 from cacheserver.store.budget import Budget
 from cacheserver.store.entry import (
     DEFAULT_CONTENT_TYPE,
@@ -43,6 +44,7 @@ from cacheserver.store.entry import (
     version_of,
 )
 from cacheserver.store.eviction.slots import NO_MARKS
+from cacheserver.store.heat import Sampler
 from cacheserver.store.names import check_ttl
 from cacheserver.store.outcomes import (
     Condition,
@@ -56,7 +58,7 @@ from cacheserver.store.outcomes import (
 )
 from cacheserver.store.readers import SHIFT, make_locked_read, make_overwrite, make_read
 from cacheserver.store.room import Full, Neighbour, Room
-from cacheserver.store.shared import Bury, Shared, StripedStatistics
+from cacheserver.store.shared import Bury, Shared, StripedPulse, StripedStatistics, StripeWaits
 from cacheserver.store.stripe import Contents, Growth, Stripe
 from cacheserver.store.transaction import transact
 
@@ -97,6 +99,7 @@ class StripedDict[K, V]:
         "_monotonic",
         "_pack",
         "_room",
+        "_sampler",
         "_shared",
         "_table",
         "locked_read",
@@ -150,26 +153,28 @@ class StripedDict[K, V]:
             neighbour=neighbour,
             bury=bury,
         )
-        self._attach(shared, [0, 0])
+        self._attach(shared, [0, 0], Sampler())
 
-    def _attach(self, shared: Shared[K, V], counts: list[int]) -> None:
+    def _attach(self, shared: Shared[K, V], counts: list[int], sampler: Sampler) -> None:
         self._table: tuple[tuple[Stripe[K, V], ...], int]
         self._shared = shared
         self._room = shared.room
         self._counts = counts
+        self._sampler = sampler
         self._monotonic = shared.clock.monotonic
         self._growth = shared.room.growth
         self._pack = shared.make_pack()
-        self.locked_read = make_locked_read(shared.read_locked, counts)
+        self.locked_read = make_locked_read(shared.read_locked, counts, sampler)
         shared.attach(self)
 
-    def view(self, counts: list[int] | None = None) -> Self:
+    def view(self, counts: list[int] | None = None, sampler: Sampler | None = None) -> Self:
         """Return the same dict through objects of its own: make one in each busy thread.
 
-        Reads through it that find the key are added to `counts[0]`, others to `counts[1]`.
+        Reads through it that find the key are added to `counts[0]`, others to `counts[1]`. `sampler` is told
+        of those that are due, and of waits.
         """
         view = object.__new__(type(self))
-        view._attach(self._shared, [0, 0] if counts is None else counts)
+        view._attach(self._shared, [0, 0] if counts is None else counts, sampler or Sampler())
         return view
 
     def bind(self, marks: list[bytearray] | None) -> None:
@@ -180,9 +185,15 @@ class StripedDict[K, V]:
         self.marks = [NO_MARKS] * len(stripes) if marks is None else marks
         marking = stripes[0].policy.needs_marks
         self._free_read = make_read(
-            self._shared.read_locked, stripes, self._counts, self.marks, self._monotonic, marking
+            self._shared.read_locked,
+            stripes,
+            self._counts,
+            self._sampler,
+            self.marks,
+            self._monotonic,
+            marking,
         )
-        self.overwrite = make_overwrite(stripes, self.marks, marking)
+        self.overwrite = make_overwrite(stripes, self._sampler, self.marks, marking)
         self.read_freely()
 
     def read_freely(self) -> None:
@@ -269,7 +280,7 @@ class StripedDict[K, V]:
                 full = freed = current = found = None
             stripes, mask = self._table
             stripe = stripes[hash((key,)) >> SHIFT & mask]
-            stripe.acquire()
+            waited = stripe.take()
             try:
                 data = stripe.data
                 if data is None:
@@ -327,12 +338,14 @@ class StripedDict[K, V]:
                 return tuple.__new__(Written, (version, created))  # half of Written()'s time
             finally:
                 stripe.release()
+                if waited:
+                    self._sampler.waited(key, waited)
 
     def delete(
         self, key: K, *, condition: Condition | None = None
     ) -> Deleted | Missing | Conflict[V]:
         """Delete the key if it is there and `condition` holds."""
-        stripe = self._lock_stripe(key)
+        stripe, waited = self._lock_stripe(key)
         try:
             current, _expired = self._live_locked(stripe, key, self._monotonic())
             if condition is not None and not condition.holds(current[VERSION] if current else 0):
@@ -343,6 +356,8 @@ class StripedDict[K, V]:
             return Deleted(stripe.version)
         finally:
             stripe.release()
+            if waited:
+                self._sampler.waited(key, waited)
 
     def touch(
         self, key: K, ttl: float, *, condition: Condition | None = None
@@ -358,7 +373,7 @@ class StripedDict[K, V]:
             if full is not None:
                 tries = self._room.make(full, tries, (key,))
                 full = current = None
-            stripe = self._lock_stripe(key)
+            stripe, waited = self._lock_stripe(key)
             try:
                 now = self._monotonic()
                 current, _expired = self._live_locked(stripe, key, now)
@@ -386,6 +401,8 @@ class StripedDict[K, V]:
                 return Touched(version)
             finally:
                 stripe.release()
+                if waited:
+                    self._sampler.waited(key, waited)
 
     def compare_and_set(
         self, key: K, expected_version: int, value: V, *, ttl: float = 0
@@ -437,7 +454,7 @@ class StripedDict[K, V]:
         without locks included, sees some of it and not the rest. Raises what `put` raises; then, and
         where it is refused, nothing is changed.
         """
-        return transact(self._shared, self._pack, writes, conditions or {})
+        return transact(self._shared, self._pack, self._sampler, writes, conditions or {})
 
     # The whole: all locks, in ascending order.
 
@@ -485,7 +502,7 @@ class StripedDict[K, V]:
                 del gone
 
     def _sweep_step(self, stripe: Stripe[K, V]) -> list[Record[V]]:
-        with stripe:
+        with stripe.held_for("sweep"):
             return stripe.expire_due(self._monotonic(), self._growth, self._room.quota)
 
     def snapshot(self) -> Mapping[K, Entry[V]]:
@@ -499,6 +516,22 @@ class StripedDict[K, V]:
     def statistics(self) -> StripedStatistics:
         """Return the numbers that are kept anyway. Takes no lock."""
         return self._shared.statistics()
+
+    def pulse(self) -> StripedPulse:
+        """Return sums of those numbers, for who asks often. Takes no lock."""
+        return self._shared.pulse()
+
+    def stripe_waits(self) -> list[StripeWaits]:
+        """Return the waits of each stripe that there is now. Takes no lock."""
+        return self._shared.stripe_waits()
+
+    def last_waits(self) -> list[tuple[int, int, float]]:
+        """Return stripe, nanoseconds and time since 1970 of the latest wait of each that had one. Takes no lock."""
+        return self._shared.last_waits()
+
+    def holds(self) -> dict[str, tuple[int, int]]:
+        """Return how often the whole was held, and how many nanoseconds, by what for. Takes no lock."""
+        return self._shared.gate.purposes()
 
     @property
     def room(self) -> Room[K, V]:
@@ -519,16 +552,22 @@ class StripedDict[K, V]:
 
     # Inside.
 
-    def _lock_stripe(self, key: K) -> Stripe[K, V]:
-        """Return the key's stripe, locked."""
+    def _lock_stripe(self, key: K) -> tuple[Stripe[K, V], int]:
+        """Return the key's stripe, locked, and the nanoseconds that this caller waited for locks."""
+        waited = 0
         while True:
             stripes, mask = self._table
             stripe = stripes[hash((key,)) >> SHIFT & mask]
-            stripe.acquire()
+            waited += stripe.take()
             if stripe.data is not None:
-                return stripe
+                return stripe, waited
             stripe.release()
-            self._shared.check_there()
+            try:
+                self._shared.check_there()
+            except NamespaceGone:
+                if waited:
+                    self._sampler.waited(key, waited)
+                raise
 
     def _live_locked(
         self, stripe: Stripe[K, V], key: K, now: float

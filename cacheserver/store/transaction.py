@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cacheserver.store.entry import SLOT, VERSION, Entry, Keep, Record
+from cacheserver.store.heat import Sampler
 from cacheserver.store.names import check_ttl
 from cacheserver.store.outcomes import Condition, Deleted, Missing, Put, Refused, Written
 from cacheserver.store.readers import SHIFT
@@ -24,10 +25,14 @@ type Outcome[K, V] = dict[K, Written | Deleted | Missing] | Refused[K, V]
 def transact[K, V](
     shared: Shared[K, V],
     pack: Pack[V],
+    sampler: Sampler,
     writes: Mapping[K, Put[V] | None],
     conditions: Mapping[K, Condition],
 ) -> Outcome[K, V]:
-    """Write and delete (None) several keys at one instant, if every condition holds."""
+    """Write and delete (None) several keys at one instant, if every condition holds.
+
+    `sampler` is told of waits, each for one of the keys whose stripe was waited for.
+    """
     for wish in writes.values():
         if wish is not None and not isinstance(wish.ttl, Keep):
             check_ttl(wish.ttl)
@@ -38,7 +43,7 @@ def transact[K, V](
         if full is not None:
             tries = shared.room.make(full, tries, keys)
         garbage: list[object] = []  # freed when all locks are released
-        with _Diverted(shared), _Locked(shared, keys) as stripes:
+        with _Diverted(shared), _Locked(shared, keys, sampler) as stripes:
             outcome: Outcome[K, V] | Full | None = None
             if stripes is not None:
                 outcome = _transact_locked(
@@ -179,25 +184,27 @@ class _Diverted:
 class _Locked[K, V]:
     """The stripes of several keys, locked in ascending order; None where one of them is retired."""
 
-    __slots__ = ("_by_key", "_taken")
+    __slots__ = ("_by_key", "_sampler", "_taken", "_waits")
 
-    def __init__(self, shared: Shared[K, V], keys: Iterable[K]) -> None:
+    def __init__(self, shared: Shared[K, V], keys: Iterable[K], sampler: Sampler) -> None:
         table = shared.table
         self._by_key = {key: table.stripes[hash((key,)) >> SHIFT & table.mask] for key in keys}
+        self._sampler = sampler
         self._taken: list[Stripe[K, V]] = []
+        self._waits: list[tuple[K, int]] = []
 
     def __enter__(self) -> dict[K, Stripe[K, V]] | None:
-        wanted = {stripe.number: stripe for stripe in self._by_key.values()}
+        wanted = {stripe.number: (stripe, key) for key, stripe in self._by_key.items()}
         try:
             for number in sorted(wanted):
-                stripe = wanted[number]
-                if self._taken:
-                    # A writer of the whole that waits for the first one has closed the rest, and comes
-                    # after us: to queue behind it would be to wait for ourselves.
-                    stripe.acquire_next()
-                else:
-                    stripe.acquire()
+                stripe, key = wanted[number]
+                # A writer of the whole that waits for the first one has closed the rest, and comes
+                # after us: to queue behind it would be to wait for ourselves.
+                waited = stripe.acquire_next() if self._taken else stripe.take()
                 self._taken.append(stripe)
+                stripe.cause = "transaction"
+                if waited:
+                    self._waits.append((key, waited))
         except BaseException:
             self.__exit__()
             raise
@@ -206,4 +213,8 @@ class _Locked[K, V]:
 
     def __exit__(self, *_: object) -> None:
         while self._taken:
-            self._taken.pop().release()
+            stripe = self._taken.pop()
+            stripe.cause = stripe.USE
+            stripe.release()
+        for key, waited in self._waits:
+            self._sampler.waited(key, waited)

@@ -117,3 +117,10 @@ def locks_of(entries: StripedDict[Any, Any]) -> dict[str, Callable[[], bool]]:
     locks["the gate"] = shared.gate._lock.locked
     locks["the turnstile"] = shared.gate.turnstile.taken
     return locks
+
+
+def kept_by_heat(store: Store) -> list[int]:
+    """How many keys each sketch keeps, of all threads that live and of those that have ended."""
+    heat = store._heat
+    periods = [*heat._ended.periods, *(p for each in heat._threads.living() for p in each.periods)]
+    return [len(sketch.counts()) for period in periods for sketch in period.sketches]
