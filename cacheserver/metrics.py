@@ -9,15 +9,17 @@ Guarantees: no addition is lost, also of threads that have ended; a scrape stops
 
 from __future__ import annotations
 
+import heapq
 import math
 import platform
 import sys
 import threading
+import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -30,12 +32,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 import cacheserver
+from cacheserver.slowlog import SLOW_THRESHOLD, SlowLog, SlowOperation
 from cacheserver.store.counters import PerThread
 from cacheserver.store.locks import WAIT_BOUNDS, Histogram, LockStatistics
-from cacheserver.store.namespace import NamespaceStatistics
+from cacheserver.store.namespace import Namespace, NamespaceStatistics
 from cacheserver.store.store import Store
 
 METHODS: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "OPTIONS"))
@@ -43,29 +47,56 @@ METHODS: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "OP
 OTHER: Final = "other"
 
 _FIRST: Final = 4
-REQUEST_BOUNDS: Final = tuple(2**k / 1e6 for k in range(_FIRST, 25))
+REQUEST_BOUNDS: Final[tuple[float, ...]] = tuple(2**k / 1e6 for k in range(_FIRST, 25))
 """Upper bounds of the buckets of `request_seconds`: 16 us, 32 us ... 16.8 s."""
+HOT_KEYS: Final = 5
+"""Keys of each kind that have a figure of their own, of those with at least HOT_SHARE."""
+HOT_SHARE: Final = 0.01
+HOT_KEY_LENGTH: Final = 64
+"""Characters of a key that its label has."""
+STRIPES: Final = 8
+"""Stripes of a namespace that have figures of their own: those that were waited for most often."""
 assert REQUEST_BOUNDS[0] == 16e-6  # as it stands in hot functions, where a name costs a lookup
 _BUCKETS: Final = len(REQUEST_BOUNDS) + 1
+
+LAG_WINDOW: Final = 15.0
+"""Seconds: a loop's lag is the worst of so long, so that scrapes as far apart miss none."""
+LOOP_PERIOD: Final = 1.0
+"""Seconds within which every event loop wakes up and says so, and much sooner in fact."""
 
 
 class Recorder:
     """What one thread notes down. Only that thread writes; others may read at any time."""
 
-    __slots__ = ("_buckets", "_requests", "_seconds", "connections", "loop_lag", "quick", "thread")
+    __slots__ = (
+        "_buckets",
+        "_busy",
+        "_lags",
+        "_quick",
+        "_requests",
+        "_seconds",
+        "_settled",
+        "_timer",
+        "connections",
+        "quick",
+        "thread",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
+        self._timer = timer
+        self._lags: tuple[tuple[float, float], ...] = ()  # when, and how late; replaced whole
         self.thread = threading.current_thread().name
         self.connections = 0
         """Connections that are open."""
-        self.loop_lag: float | None = None
-        """How late the thread's event loop last was, in seconds, None where it runs none."""
         self._requests: dict[tuple[str, int], list[int]] = {}
         self._seconds = 0.0
+        self._busy = 0.0
         self._buckets = [0] * _BUCKETS
-        self.quick: list[float] = [0, 0.0]
-        """GETs answered with 200 within the first of REQUEST_BOUNDS, as most are, and their seconds: to be
-        added to by who has answered one, in place of `counter` and `took`."""
+        self._quick: list[float] = []  # since the last time that they were settled
+        self._settled: tuple[int, float] | None = 0, 0.0  # number and sum; None for a moment
+        self.quick: Final = self._quick.append
+        """Note the seconds of a GET answered with 200 within the first of REQUEST_BOUNDS, as most are, in place of
+        `counter` and `took`. Who calls it calls `settle` several times a second."""
 
     def request(self, method: str, status: int, seconds: float) -> None:
         """Note a request that was answered after so long."""
@@ -83,7 +114,8 @@ class Recorder:
         return self._requests[label]
 
     def took(self, seconds: float, number: int = 1) -> None:
-        """Note that `number` requests were answered, each after so long."""
+        """Note that `number` requests were answered together, each after so long."""
+        self._busy += seconds
         self._seconds += seconds * number
         if seconds <= 16e-6:  # the first bound
             self._buckets[0] += number
@@ -92,14 +124,50 @@ class Recorder:
         bits = max(0, math.ceil(seconds * 1e6) - 1).bit_length()
         self._buckets[min(max(0, bits - _FIRST), _BUCKETS - 1)] += number
 
+    def settle(self) -> None:
+        """Add up what `quick` has noted."""
+        settled = self._settled
+        if self._quick and settled is not None:
+            settled = settled[0] + len(self._quick), settled[1] + sum(self._quick)
+            self._settled = None  # so that nobody takes it and what has not gone yet together
+            self._quick.clear()
+            self._settled = settled
+
+    def lag(self, seconds: float) -> None:
+        """Note that the thread's event loop has just woken up, so much later than planned."""
+        now = self._timer()
+        # One that is older and smaller is never again the worst of those that count.
+        worse = (lag for lag in self._lags if lag[1] > seconds and lag[0] > now - LAG_WINDOW)
+        self._lags = (*worse, (now, seconds))
+
+    def worst_lag(self) -> float | None:
+        """Return the worst lag of the last LAG_WINDOW seconds, None for a thread that runs no loop.
+
+        A loop that has not woken up for longer than LOOP_PERIOD is late by what is beyond that.
+        """
+        lags, now = self._lags, self._timer()
+        if not lags:
+            return None
+        recent = (seconds for at, seconds in lags if at > now - LAG_WINDOW)
+        return max(*recent, 0.0, now - lags[-1][0] - LOOP_PERIOD)
+
     def totals(self) -> Totals:
         """Return a copy of the numbers that only ever rise."""
-        quick, seconds = int(self.quick[0]), self.quick[1]
+        quick, seconds = self._all_quick()
         buckets = (self._buckets[0] + quick, *self._buckets[1:])
         durations = Histogram(sum(buckets), self._seconds + seconds, buckets)
         counts = Counter({label: count[0] for label, count in self._requests.copy().items()})
         counts["GET", 200] += quick
-        return Totals(+counts, durations)
+        return Totals(+counts, durations, self._busy + seconds)
+
+    def _all_quick(self) -> tuple[int, float]:
+        while True:
+            settled, pending = self._settled, self._quick.copy()
+            if (
+                settled is not None and settled is self._settled
+            ):  # or else they are just being settled
+                return settled[0] + len(pending), settled[1] + sum(pending)
+            time.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +178,33 @@ class Totals:
     """How many, by method and status."""
     durations: Histogram = field(default=Histogram(buckets=(0,) * _BUCKETS))
     """How long they took, in buckets of REQUEST_BOUNDS."""
+    busy: float = 0.0
+    """Seconds that were spent on requests: those that were answered together count once."""
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(self.requests + other.requests, self.durations + other.durations)
+        return Totals(
+            self.requests + other.requests,
+            self.durations + other.durations,
+            self.busy + other.busy,
+        )
 
 
 class Metrics:
-    """The recorders of all threads, and the sums of those that have ended."""
+    """The recorders of all threads, the sums of those that have ended, and the slow operations.
 
-    def __init__(self) -> None:
+    `slow_threshold` is in seconds; `timer` tells how old a loop's lag is.
+    """
+
+    def __init__(
+        self,
+        slow_threshold: float = SLOW_THRESHOLD,
+        *,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.slowlog = SlowLog(slow_threshold)
+        """The latest operations that took as long as the threshold or longer."""
         self._ended = Totals()  # guarded by the lock of _recorders
-        self._recorders = PerThread(Recorder, self._retire)
+        self._recorders = PerThread(lambda: Recorder(timer), self._retire)
         self.recorder: Callable[[], Recorder] = self._recorders.mine
         """Return the calling thread's own recorder."""
 
@@ -238,8 +322,21 @@ class RequestCollector(Collector):
         seconds = HistogramMetricFamily(
             "cacheserver_request_seconds", "Time from a request's arrival to the end of its answer."
         )
-        _add_histogram(seconds, (), totals.durations, REQUEST_BOUNDS)
+        slowlog = self._metrics.slowlog
+        exemplars = map(_slow_exemplar, slowlog.latest())
+        latest = _latest(exemplars, REQUEST_BOUNDS)
+        _add_histogram(seconds, (), totals.durations, REQUEST_BOUNDS, latest)
         yield seconds
+        yield CounterMetricFamily(
+            "cacheserver_busy_seconds",
+            "Time spent on requests; what is answered together counts once.",
+            value=totals.busy,
+        )
+        yield CounterMetricFamily(
+            "cacheserver_slow_operations",
+            "Operations that took as long as the threshold of the slow log, or longer.",
+            value=slowlog.total,
+        )
         recorders = self._metrics.recorders()
         yield GaugeMetricFamily(
             "cacheserver_connections",
@@ -248,13 +345,21 @@ class RequestCollector(Collector):
         )
         lag = GaugeMetricFamily(
             "cacheserver_event_loop_lag_seconds",
-            "How much later than planned the event loop of a thread last woke up.",
+            "How much later than planned the event loop of a thread woke up, at worst in 15 seconds.",
             labels=("thread",),
         )
         for recorder in recorders:
-            if recorder.loop_lag is not None:
-                lag.add_metric((recorder.thread,), recorder.loop_lag)
+            worst = recorder.worst_lag()
+            if worst is not None:
+                lag.add_metric((recorder.thread,), worst)
         yield lag
+
+
+def _slow_exemplar(operation: SlowOperation) -> Exemplar:
+    labels = {"operation": operation.operation}
+    if operation.trace_id:
+        labels["trace_id"] = operation.trace_id
+    return Exemplar(labels, operation.seconds, operation.at)
 
 
 class StoreCollector(Collector):
@@ -262,10 +367,22 @@ class StoreCollector(Collector):
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._shown: dict[str, _Exemplars] = {}  # by namespace; replaced whole
 
     def collect(self) -> Iterator[Metric]:
         """Ask the store, once, and lay its figures out as metrics."""
-        namespaces = self._store.statistics().namespaces
+        store = self._store
+        statistics = store.statistics()
+        reported = [each for each in statistics.namespaces if each.reported]
+        namespaces = reported if statistics.others is None else [*reported, statistics.others]
+        yield GaugeMetricFamily(
+            "cacheserver_memory_limit_bytes",
+            "Bytes that keys and values and their overhead may take in all namespaces together.",
+            value=store.max_memory,
+        )
+        yield GaugeMetricFamily(
+            "cacheserver_namespaces", "Namespaces that there are.", value=len(statistics.namespaces)
+        )
         for name, help_text, figure in _COUNTERS:
             counter = CounterMetricFamily(name, help_text, labels=("namespace",))
             for namespace in namespaces:
@@ -285,9 +402,41 @@ class StoreCollector(Collector):
             for namespace in namespaces:
                 gauge.add_metric((namespace.name,), figure(namespace))
             yield gauge
-        yield from _lock_metrics(namespaces)
+        waited = {
+            each.name: found
+            for each in reported
+            if each.locks["stripe"].contended and (found := store.get(each.name)) is not None
+        }
+        yield from _lock_metrics(namespaces, self._exemplars(waited))
+        yield from _stripe_metrics(waited)
+        yield _hot_key_metric(store)
+
+    def _exemplars(self, waited: Mapping[str, Namespace]) -> dict[str, _Exemplars]:
+        """Return the latest wait for a stripe in each bucket, by namespace.
+
+        In no bucket is one older than that which was shown before: Prometheus takes none that is.
+        """
+        shown: dict[str, _Exemplars] = {}
+        for name, namespace in waited.items():
+            before = self._shown.get(name, {})
+            # One that is known keeps the time that was told: it is worked out, not quite the same each time.
+            known = {(each.labels["stripe"], each.value) for each in before.values()}
+            waits = (
+                (str(stripe), nanoseconds / 1e9, at)
+                for stripe, nanoseconds, at in namespace.last_waits()
+            )
+            new = (
+                Exemplar({"stripe": stripe}, seconds, at)
+                for stripe, seconds, at in waits
+                if (stripe, seconds) not in known
+            )
+            shown[name] = _latest((*before.values(), *new), WAIT_BOUNDS)
+        self._shown = shown
+        return shown
 
 
+type _Exemplars = dict[int, Exemplar]
+"""By bucket."""
 type _Figure = Callable[[NamespaceStatistics], int]
 
 _COUNTERS: Final[tuple[tuple[str, str, _Figure], ...]] = (
@@ -311,7 +460,9 @@ _GAUGES: Final[tuple[tuple[str, str, _Figure], ...]] = (
 )
 
 
-def _lock_metrics(namespaces: Iterable[NamespaceStatistics]) -> Iterator[Metric]:
+def _lock_metrics(
+    namespaces: Iterable[NamespaceStatistics], exemplars: Mapping[str, _Exemplars]
+) -> Iterator[Metric]:
     labels = ("namespace", "lock")
     acquisitions = CounterMetricFamily(
         "cacheserver_lock_acquisitions",
@@ -330,7 +481,8 @@ def _lock_metrics(namespaces: Iterable[NamespaceStatistics]) -> Iterator[Metric]
     for namespace, lock, statistics in _locks(namespaces):
         acquisitions.add_metric((namespace, lock), statistics.acquisitions)
         contended.add_metric((namespace, lock), statistics.contended)
-        _add_histogram(waits, (namespace, lock), statistics.waits, WAIT_BOUNDS)
+        found = exemplars.get(namespace, {}) if lock == "stripe" else {}
+        _add_histogram(waits, (namespace, lock), statistics.waits, WAIT_BOUNDS, found)
         if lock != "namespace_read":  # it is held as long as the stripe is
             _add_histogram(holds, (namespace, lock), statistics.holds, WAIT_BOUNDS)
     yield from (acquisitions, contended, waits, holds)
@@ -342,15 +494,79 @@ def _locks(namespaces: Iterable[NamespaceStatistics]) -> Iterator[tuple[str, str
             yield namespace.name, lock, statistics
 
 
+def _stripe_metrics(waited: Mapping[str, Namespace]) -> Iterator[Metric]:
+    labels = ("namespace", "stripe")
+    contended = CounterMetricFamily(
+        "cacheserver_stripe_contended",
+        "Times a stripe's lock was taken after a wait for it, of the stripes with the most.",
+        labels=labels,
+    )
+    seconds = CounterMetricFamily(
+        "cacheserver_stripe_wait_seconds",
+        "Waits for a stripe's lock, of the stripes that were waited for most often.",
+        labels=labels,
+    )
+    for name, namespace in waited.items():
+        most = heapq.nlargest(STRIPES, namespace.stripe_waits(), key=lambda of: of.contended)
+        for stripe in most:
+            if stripe.contended:
+                contended.add_metric((name, str(stripe.stripe)), stripe.contended)
+                seconds.add_metric((name, str(stripe.stripe)), stripe.nanoseconds / 1e9)
+    yield from (contended, seconds)
+
+
+def _hot_key_metric(store: Store) -> Metric:
+    shares: dict[tuple[str, str, str], float] = {}  # keys that are cut may be the same then
+    for kind, keys in store.hot_keys(HOT_KEYS).kinds.items():
+        for key in keys:
+            if key.least_share >= HOT_SHARE:
+                label = key.key[:HOT_KEY_LENGTH]
+                alike = shares.get((kind, key.namespace, label), 0.0)
+                shares[kind, key.namespace, label] = alike + key.share
+    family = GaugeMetricFamily(
+        "cacheserver_hot_key_share",
+        "Part of all reads, writes, conflicts or waits that the hottest keys have, an estimate.",
+        labels=("kind", "namespace", "key"),
+    )
+    for labels, share in shares.items():
+        family.add_metric(labels, share)
+    return family
+
+
+_NO_EXEMPLARS: Final[Mapping[int, Exemplar]] = {}
+
+
 def _add_histogram(
     family: HistogramMetricFamily,
     labels: Sequence[str],
     histogram: Histogram,
     bounds: Sequence[float],
+    exemplars: Mapping[int, Exemplar] = _NO_EXEMPLARS,
 ) -> None:
+    """Add a histogram, with exemplars by bucket, which only OpenMetrics shows."""
     upper = [*map(floatToGoString, bounds), "+Inf"]
-    cumulative = accumulate(histogram.buckets)
-    family.add_metric(labels, list(zip(upper, cumulative, strict=True)), histogram.seconds)
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    cumulative = 0
+    for at, (bound, count) in enumerate(zip(upper, histogram.buckets, strict=True)):
+        cumulative += count
+        # What was noted since the buckets were read is in none of them yet.
+        found = exemplars.get(at) if count else None
+        buckets.append((bound, cumulative) if found is None else (bound, cumulative, found))
+    family.add_metric(labels, buckets, histogram.seconds)
+
+
+def _latest(exemplars: Iterable[Exemplar], bounds: Sequence[float]) -> _Exemplars:
+    latest: _Exemplars = {}
+    for exemplar in exemplars:
+        at = bisect_left(bounds, exemplar.value)
+        if at not in latest or _age(latest[at]) < _age(exemplar):
+            latest[at] = exemplar
+    return latest
+
+
+def _age(exemplar: Exemplar) -> float:
+    assert isinstance(exemplar.timestamp, float)
+    return exemplar.timestamp
 
 
 def _info() -> InfoMetricFamily:

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import shutil
 import subprocess
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from random import Random
+from typing import ClassVar
 
 import pytest
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
-from cacheserver import Store
-from cacheserver.metrics import REQUEST_BOUNDS, Exposition, Metrics, make_registry, render
+from cacheserver import Store, operations
+from cacheserver.metrics import (
+    HOT_KEY_LENGTH,
+    REQUEST_BOUNDS,
+    Exposition,
+    Metrics,
+    make_registry,
+    render,
+)
+from cacheserver.store.namespace import Namespace
+from cacheserver.store.outcomes import Condition, Conflict, Missing, Written
+from cacheserver.store.store import REPORTED
+from tests.insight.waiting import wait_for_a_write
+from tests.support.inside import dicts_of, keys_of_stripe
+from tests.support.threads import run_threads
 
 
 def in_thread(function: Callable[[], object]) -> None:
@@ -41,6 +62,15 @@ def test_requests_of_all_threads_are_summed():
     assert totals.requests == {("GET", 200): 4, ("PUT", 201): 1}
     assert totals.durations.count == 5
     assert totals.durations.seconds == pytest.approx(0.005)
+
+
+def test_requests_that_are_answered_together():
+    """Each of them has its time in the histogram, but the thread was busy once."""
+    metrics = Metrics()
+    metrics.recorder().took(0.5, 8)
+    in_thread(lambda: metrics.recorder().took(0.25))
+    totals = metrics.totals()
+    assert (totals.durations.count, totals.durations.seconds, totals.busy) == (9, 4.25, 0.75)
 
 
 def test_each_thread_has_one_recorder():
@@ -109,7 +139,7 @@ def test_event_loops_and_connections():
     def serve() -> None:
         recorder = metrics.recorder()
         recorder.connections += 3
-        recorder.loop_lag = 0.25
+        recorder.lag(0.25)
         done.wait(10)
         proceed.wait(10)
 
@@ -123,6 +153,51 @@ def test_event_loops_and_connections():
     assert "cacheserver_connections 4.0" in text
     assert 'cacheserver_event_loop_lag_seconds{thread="loop-7"} 0.25' in text
     assert text.count("cacheserver_event_loop_lag_seconds{") == 1
+
+
+def lags(*noted: tuple[float, float], now: float) -> float | None:
+    """The lag that is told at a time, of a loop that noted lags at these times."""
+    times = [at for at, _ in noted] + [now]
+    recorder = Metrics(timer=lambda: times.pop(0)).recorder()
+    for _, seconds in noted:
+        recorder.lag(seconds)
+    return recorder.worst_lag()
+
+
+@pytest.mark.parametrize(
+    ("noted", "now", "worst"),
+    [
+        ([], 5, None),
+        ([(1, 0.5)], 1, 0.5),
+        ([(1, 0.5), (1.1, 0.0)], 1.2, 0.5),
+        ([(1, 0.5), (1.1, 0.75), (1.2, 0.25)], 1.3, 0.75),
+        ([(1, 0.5), (15.75, 0.25)], 15.9, 0.5),
+        ([(1, 0.5), (15.75, 0.25)], 16, 0.25),
+        ([(1, 0.5), (15.75, 0.25), (15.8, 0.125)], 16.1, 0.25),
+        ([(1, 0.5), (30, 0.0)], 30, 0.0),
+        ([(1, 0.0)], 2, 0.0),
+        ([(1, 0.0)], 6, 4.0),
+        ([(1, 0.5)], 101, 99.0),
+    ],
+)
+def test_the_worst_lag_of_fifteen_seconds(
+    noted: list[tuple[float, float]], now: float, worst: float | None
+):
+    """A loop's lag is the worst of the last 15 seconds, or, of one that is stuck, how long it is."""
+    assert lags(*noted, now=now) == worst
+
+
+def test_lags_take_no_room():
+    """Of lags that are noted for an hour only those are kept that may still be the worst."""
+    now = [0.0]
+    recorder = Metrics(timer=lambda: now[0]).recorder()
+    for tick in range(36_000):
+        now[0] += 0.1
+        recorder.lag(
+            1 / (tick % 1000 + 1)
+        )  # each smaller than the one before: none can be forgotten
+    assert len(recorder._lags) <= 151
+    assert recorder.worst_lag() == pytest.approx(1 / (35_999 % 1000 + 1 - 149), rel=0.01)
 
 
 def test_registries_are_apart():
@@ -316,6 +391,256 @@ def test_holds_are_told_once():
         assert (count.format("hold_seconds_count", lock) in text) is told
 
 
+def figures(store: Store, metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
+    """All samples of a scrape, by name and the values of labels in order of their names, each once."""
+    found: dict[tuple[str, tuple[str, ...]], float] = {}
+    for family in text_string_to_metric_families(text_of(store, metrics)):
+        for sample in family.samples:
+            label = sample.name.removeprefix("cacheserver_"), tuple(sample.labels.values())
+            assert label not in found
+            found[label] = sample.value
+    return found
+
+
+def test_limits_and_numbers_are_told():
+    """The memory that there is, how many namespaces, and how many operations were slow."""
+    store, metrics = Store(max_memory=5 << 20), Metrics()
+    for name in ("a", "b", "c"):
+        store.namespace(name)
+    store.drop("b")
+    metrics.slowlog.note(operation="get", method="GET", namespace="a", status=200, seconds=1)
+    found = figures(store, metrics)
+    assert found["memory_limit_bytes", ()] == 5 << 20
+    assert found["namespaces", ()] == 2
+    assert found["slow_operations_total", ()] == 1
+
+
+def test_namespaces_beyond_the_limit_are_together():
+    """A hundred namespaces have figures of their own; the rest is one, and loses nothing by drops."""
+    store = Store(stripes=1)
+    for number in range(REPORTED + 20):
+        store.namespace(f"n{number:03}").put("k", b"v")
+    found = figures(store, Metrics())
+    writes = {name: value for (what, name), value in found.items() if what == "writes_total"}
+    assert len(writes) == REPORTED + 1
+    assert writes["(other)",] == 20
+    assert found["namespaces", ()] == REPORTED + 20
+    assert found["entries", ("(other)",)] == 20
+    for number in range(REPORTED + 10, REPORTED + 20):
+        store.drop(f"n{number:03}")
+    store.drop("n000")
+    found = figures(store, Metrics())
+    assert found["writes_total", ("(other)",)] == 20
+    assert found["entries", ("(other)",)] == 10
+    assert ("writes_total", ("n000",)) not in found
+
+
+def test_stripes_that_are_waited_for_are_told():
+    """The eight stripes with the most waits have figures, others none, and one without waits none."""
+    store = Store()
+    namespace = store.namespace("n")
+    store.namespace("quiet").put("k", b"v")
+    assert not [name for name, _ in figures(store, Metrics()) if name.startswith("stripe_")]
+    entries = dicts_of(namespace)[0]
+    for stripe in range(10):
+        [key] = keys_of_stripe(entries, stripe, 1)
+        for _ in range(1 + (stripe > 1)):
+            wait_for_a_write(namespace, key, seconds=0)
+    found = figures(store, Metrics())
+    contended = {key: found[key] for key in found if key[0] == "stripe_contended_total"}
+    assert contended == {
+        ("stripe_contended_total", ("n", str(stripe))): 2.0 for stripe in range(2, 10)
+    }
+    seconds = [found["stripe_wait_seconds_total", ("n", str(stripe))] for stripe in range(2, 10)]
+    total = found["lock_wait_seconds_sum", ("stripe", "n")]
+    assert 0 < sum(seconds) < total
+    assert found["lock_contended_total", ("stripe", "n")] == 18
+
+
+def test_hot_keys_are_told():
+    """The five hottest keys of each kind have their share, cut where they are long, never twice."""
+    store = Store()
+    namespace = store.namespace("n")
+    start = "k" * HOT_KEY_LENGTH
+    keys = {f"{start}1": 30, f"{start}2": 20, 'a"\n\\': 25, "b": 15, "c": 5, "d": 4, "e": 1}
+    for key, conflicts in keys.items():
+        for _ in range(conflicts):
+            namespace.put(key, b"v", condition=Condition.version(5))
+    found = figures(store, Metrics())
+    shares = {key: value for (name, key), value in found.items() if name == "hot_key_share"}
+    assert shares == {
+        (start, "conflicts", "n"): 0.5,
+        ('a"\n\\', "conflicts", "n"): 0.25,
+        ("b", "conflicts", "n"): 0.15,
+        ("c", "conflicts", "n"): 0.05,
+    }
+
+
+def test_keys_that_are_hardly_hot_are_not_told():
+    """A key with less than a hundredth has no figure."""
+    store = Store()
+    namespace = store.namespace("n")
+    for number in range(101):
+        namespace.put(f"k{number}", b"v", condition=Condition.version(5))
+    assert not [name for name, _ in figures(store, Metrics()) if name == "hot_key_share"]
+
+
+def test_after_a_load_the_sums_are_what_was_done():
+    """Once several threads are done, every counter is what they counted: nothing lost, nothing twice."""
+    store, metrics = Store(stripes=4, policy="fifo"), Metrics()
+    names = [f"n{number}" for number in range(3)]
+
+    def work(thread: int) -> Counter[str]:
+        view, recorder, did = store.view(), metrics.recorder(), Counter[str]()
+        source = Random(thread)
+        for number in range(1500):
+            name, key = source.choice(names), f"t{thread}:{source.randrange(40)}"
+            match number % 3:
+                case 0:
+                    outcome = operations.put(view, name, key, b"v" * source.randrange(4, 9))
+                    did["writes"] += type(outcome) is Written
+                case 1:
+                    missing = type(operations.get(view, name, key)) is Missing
+                    did["misses" if missing else "hits"] += 1
+                case _:
+                    never = Condition.version(1)
+                    refused = operations.put(view, name, key, b"", condition=never)
+                    did["cas_conflicts"] += type(refused) is Conflict
+            recorder.request("PUT" if number % 3 else "GET", 200, 0.001)
+        return did
+
+    for name in names:
+        store.namespace(name)
+    did = sum(run_threads([lambda thread=thread: work(thread) for thread in range(4)]), Counter())  # type: ignore[misc]
+    found = figures(store, metrics)
+    sums: Counter[str] = Counter()
+    for (name, _), value in found.items():
+        sums[name] += int(value)
+    assert did["hits"] > did["misses"] > 0
+    assert did["writes"] == did["cas_conflicts"] == 2000
+    for what, count in did.items():
+        assert sums[f"{what}_total"] == count
+    assert found["requests_total", ("GET", "200")] == 2000
+    assert found["requests_total", ("PUT", "200")] == 4000
+    assert found["request_seconds_count", ()] == 6000
+    assert found["request_seconds_sum", ()] == pytest.approx(6)
+    assert found["busy_seconds_total", ()] == pytest.approx(6)
+    assert sum(found["lock_acquisitions_total", ("stripe", name)] for name in names) == 4000
+    for name in names:
+        labels = ("stripe", name)
+        assert found["lock_contended_total", labels] == found["lock_wait_seconds_count", labels]
+        told = [
+            value
+            for key, value in found.items()
+            if key[0] == "stripe_contended_total" and key[1][0] == name
+        ]
+        assert sum(told) == found["lock_contended_total", labels]
+
+
+def exemplars(store: Store, metrics: Metrics) -> dict[str, list[tuple[float, Exemplar]]]:
+    """The exemplars of a scrape in OpenMetrics by family, each with its bucket's upper bound."""
+    text, content_type = render(make_registry(store, metrics), OPEN_METRICS)
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    found: dict[str, list[tuple[float, Exemplar]]] = {}
+    for family in openmetrics.text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            if sample.exemplar is not None:
+                assert sample.name.endswith("_bucket")
+                bound = float(sample.labels["le"])
+                found.setdefault(family.name, []).append((bound, sample.exemplar))
+    return found
+
+
+def test_exemplars_of_slow_operations():
+    """A bucket of the requests has the latest slow operation that fell in it, with its trace."""
+    metrics = Metrics()
+    for seconds, trace in ((0.02, "a" * 32), (0.021, ""), (1.5, "b" * 32)):
+        metrics.recorder().request("GET", 200, seconds)
+        metrics.slowlog.note(
+            operation="get",
+            method="GET",
+            namespace="n",
+            status=200,
+            seconds=seconds,
+            trace_id=trace,
+        )
+    metrics.slowlog.note(operation="get", method="GET", namespace="n", status=200, seconds=9)
+    found = exemplars(Store(), metrics)
+    assert list(found) == ["cacheserver_request_seconds"]
+    assert [
+        (bound, each.labels, each.value) for bound, each in found["cacheserver_request_seconds"]
+    ] == [
+        (0.032768, {"operation": "get"}, 0.021),
+        (2.097152, {"operation": "get", "trace_id": "b" * 32}, 1.5),
+    ]
+
+
+def test_exemplars_of_waits():
+    """A bucket of the waits for stripes has the stripe that was waited for last for so long."""
+    store = Store()
+    namespace = store.namespace("n")
+    [key] = keys_of_stripe(dicts_of(namespace)[0], 17, 1)
+    before = time.time()
+    waited = wait_for_a_write(namespace, key, seconds=0.002)
+    [(bound, exemplar)] = exemplars(store, Metrics())["cacheserver_lock_wait_seconds"]
+    assert exemplar.labels == {"stripe": "17"}
+    assert exemplar.value == pytest.approx(waited)
+    assert bound / 2 < exemplar.value <= bound
+    assert exemplar.timestamp is not None
+    assert before - 1 < float(exemplar.timestamp) < time.time() + 1
+
+
+class Waiting(Namespace):
+    """A namespace whose stripes have waited as a test says."""
+
+    latest: ClassVar[list[tuple[int, int, float]]] = []
+
+    def last_waits(self) -> list[tuple[int, int, float]]:
+        return self.latest
+
+
+def test_exemplars_of_waits_never_go_back():
+    """A bucket keeps its exemplar, and the time that it was told, until it has a later one."""
+    store = Store()
+    namespace = store.namespace("n")
+    wait_for_a_write(namespace, "k", seconds=0.002)
+    [[_, nanoseconds, _]] = namespace.last_waits()
+    namespace.__class__ = Waiting
+    registry = make_registry(store, Metrics())
+
+    def shown(*latest: tuple[int, int, float]) -> tuple[str, float]:
+        Waiting.latest[:] = latest
+        text = render(registry, OPEN_METRICS)[0].decode()
+        found = re.findall(r'# {stripe="(\d+)"} \S+ (\S+)', text)
+        assert len(found) == 1
+        return found[0][0], float(found[0][1])
+
+    assert shown((1, nanoseconds, 100.0), (2, nanoseconds, 200.0)) == ("2", 200)
+    assert shown((1, nanoseconds, 100.0), (2, 1, 300.0)) == ("2", 200)
+    assert shown((1, nanoseconds, 100.0), (2, nanoseconds, 200.0001)) == ("2", 200)
+    assert shown((1, nanoseconds, 250.0), (2, 1, 300.0)) == ("1", 250)
+
+
+def test_plain_text_has_no_exemplars():
+    """Who doesn't ask for OpenMetrics gets what every parser of the older format reads."""
+    metrics = Metrics()
+    metrics.recorder().request("GET", 200, 0.02)
+    metrics.slowlog.note(operation="get", method="GET", namespace="n", status=200, seconds=0.02)
+    buckets = [line for line in text_of(Store(), metrics).splitlines() if "_bucket" in line]
+    assert buckets
+    assert not [line for line in buckets if "#" in line]
+
+
+def test_a_scrape_of_a_thousand_namespaces_is_bounded():
+    """With ten times as many namespaces as are reported a scrape has hardly more lines."""
+    few, many = (Store(stripes=1, max_namespaces=2000) for _ in range(2))
+    for store, number in ((few, REPORTED), (many, 10 * REPORTED)):
+        for name in range(number):
+            store.namespace(f"n{name}").put("k", b"v")
+    lines = [text_of(store, Metrics()).count("\n") for store in (few, many)]
+    assert lines[1] - lines[0] < lines[0] / 50
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_finds_nothing():
     """Prometheus's own linter has no complaint about names, types and help texts."""
@@ -323,11 +648,20 @@ def test_promtool_finds_nothing():
     namespace = store.namespace("n")
     namespace.put("k", b"v")
     namespace.read("k")
+    namespace.put("k", b"v", condition=Condition.version(5))
+    wait_for_a_write(namespace, "k", seconds=0)
+    for number in range(REPORTED):
+        store.namespace(f"n{number}").put("k", b"v")
     metrics.recorder().request("GET", 200, 0.001)
-    metrics.recorder().loop_lag = 0.001
+    metrics.recorder().lag(0.001)
+    metrics.slowlog.note(operation="get", method="GET", namespace="n", status=200, seconds=0.02)
+    text = text_of(store, metrics)
+    for family in ("stripe_contended_total", "stripe_wait_seconds_total", "hot_key_share"):
+        assert f"cacheserver_{family}{{" in text
+    assert 'namespace="(other)"' in text
     done = subprocess.run(
         ["promtool", "check", "metrics"],
-        input=text_of(store, metrics),
+        input=text,
         text=True,
         capture_output=True,
         check=False,
