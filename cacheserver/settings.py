@@ -232,6 +232,12 @@ class Settings:
         default=1024,
         metavar="N",
     )
+    slow_threshold: float = _setting(
+        "seconds from which on an operation counts as slow and stands in /v1/slowlog; 0: every one",
+        parse=_seconds(0, 86_400),
+        default=0.01,
+        metavar="SECONDS",
+    )
     fast_path: bool = _setting(
         "send every request through the ASGI app; answers are the same, and slower",
         parse=_switch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -12,12 +13,18 @@ import pytest
 
 import cacheserver
 from cacheserver import settings as settings_module
+from cacheserver.clock import Clock
+from cacheserver.http import create_app
 from cacheserver.http.problems import KINDS
 from cacheserver.http.routes import ROUTES
 from cacheserver.metrics import Metrics, make_registry, render
 from cacheserver.settings import SETTINGS, Settings
+from cacheserver.slowlog import SLOW_THRESHOLD
 from cacheserver.store import readers
 from cacheserver.store.store import Store
+from tests.conftest import Maker
+from tests.support.contention import made_to_wait
+from tests.support.http_client import AppClient
 from tests.support.server import ROOT, running_server
 
 OPERATING = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
@@ -76,9 +83,10 @@ def test_links_in_the_docs_lead_somewhere() -> None:
 
 
 def test_settings_and_the_library_have_the_same_defaults() -> None:
-    """A Store made by hand is as large as the server's, and may have as many stripes."""
+    """A Store made by hand is as large as the server's, with as many stripes, and slow is as slow."""
     assert settings_module.MAX_STRIPES == readers.MAX_STRIPES
     settings, store = Settings(), Store()
+    assert settings.slow_threshold == SLOW_THRESHOLD
     assert (settings.max_memory, settings.max_value_size, settings.max_namespaces) == (
         store.max_memory,
         store.max_value_size,
@@ -108,12 +116,13 @@ def transcript(text: str) -> list[tuple[str, str]]:
 
 
 VERSION = re.compile(r'(?m)(?:^etag: "|"version":)(\d+)')
+TIME = re.compile(r"(?<=app;dur=)[0-9.]+")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl to type the lines into")
-@pytest.mark.parametrize(("page", "count"), [("README.md", 5), ("docs/http.md", 13)])
+@pytest.mark.parametrize(("page", "count"), [("README.md", 5), ("docs/http.md", 16)])
 def test_curl_lines_print_what_the_docs_say(page: str, count: int) -> None:
-    """Typed one after the other, they print what stands below them, but for versions and two headers."""
+    """Typed one after the other, they print what stands below them, but for versions, times and two headers."""
     lines = transcript((ROOT / page).read_text(encoding="utf-8"))
     assert len(lines) == count
     versions: dict[str, str] = {}  # what the page says to what the server gave
@@ -129,4 +138,35 @@ def test_curl_lines_print_what_the_docs_say(page: str, count: int) -> None:
             ):
                 assert versions.setdefault(written, given) == given
                 expected = expected.replace(written, given)
-            assert said.rstrip("\n") == expected
+            assert TIME.sub("*", said).rstrip("\n") == TIME.sub("*", expected)
+
+
+FIGURES = re.compile(r"^`GET (/v1/[a-z]+)`, [^\n]*:\n\n```json\n(.*?)```", re.MULTILINE | re.DOTALL)
+
+
+def test_figures_in_the_docs_have_the_fields_that_there_are(make: Maker) -> None:
+    """The answers that docs/http.md shows have the fields of real ones, and nothing that is not there."""
+    store = make.store(clock=Clock(), stripes=4)
+    client = AppClient(create_app(store, metrics=Metrics(slow_threshold=0)))
+    for _ in range(1000):
+        client.request("PUT", "/v1/kv/sessions/visits")
+        client.request("GET", "/v1/kv/sessions/visits")
+    client.request("PUT", "/v1/kv/sessions/visits?cas=1")
+    made_to_wait(
+        store, "sessions", "visits", lambda: client.request("PUT", "/v1/kv/sessions/visits")
+    )
+    shown = FIGURES.findall(HTTP)
+    assert [target for target, _ in shown] == ["/v1/locks", "/v1/hotkeys", "/v1/slowlog"]
+    for target, text in reversed(shown):  # the wait is the latest slow operation
+        assert fields(json.loads(text)) == fields(client.request("GET", target).json()), target
+    client.close()
+
+
+def fields(told: object) -> object:
+    """What JSON has for fields, in order; of a list those of its first item."""
+    if isinstance(told, dict):
+        return [(name, fields(value)) for name, value in told.items()]
+    if isinstance(told, list):
+        assert told, "an empty list shows nothing"
+        return [fields(told[0])]
+    return ...

@@ -40,6 +40,8 @@ GOOD = [
     ("idle_timeout", "0.5", 0.5),
     ("grace", "0", 0.0),
     ("max_namespaces", "7", 7),
+    ("slow_threshold", "0", 0.0),
+    ("slow_threshold", "0.0005", 0.0005),
     ("fast_path", "0", False),
     ("fast_path", "on", True),
     ("auto_token", "Yes", True),
@@ -77,6 +79,8 @@ BAD = [
     ("grace", "-1"),
     ("grace", "1e9"),
     ("max_namespaces", "0"),
+    ("slow_threshold", "-1"),
+    ("slow_threshold", "10ms"),
     ("fast_path", "fast"),
     ("auto_token", "maybe"),
     ("insecure", "2"),
@@ -136,6 +140,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert (settings.max_memory, settings.max_value_size) == (1 << 30, 8 << 20)
     assert (settings.max_connections, settings.max_namespaces) == (10_000, 1024)
     assert (settings.idle_timeout, settings.grace) == (75, 10)
+    assert settings.slow_threshold == 0.01
     assert (settings.token, settings.auto_token, settings.insecure) == (None, False, False)
     assert settings.log_level == "info"
 

@@ -11,17 +11,17 @@ from starlette.middleware import Middleware
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
-from starlette.types import ExceptionHandler, Receive, Scope, Send
+from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
 from cacheserver.http import problems
 from cacheserver.http.access import AccessMiddleware, Tokens
 from cacheserver.http.errors import BodyTooLarge, ClientGone
 from cacheserver.http.handlers import Handler, Handlers
 from cacheserver.http.messages import Answer, Request, problem, raw_path
-from cacheserver.http.metering import MeteringMiddleware
+from cacheserver.http.metering import FOUND, MeteringMiddleware
 from cacheserver.http.routes import ROUTES, Found, RouteTable
 from cacheserver.http.status import ServiceStatus
-from cacheserver.metrics import Exposition, Metrics
+from cacheserver.metrics import Metrics
 from cacheserver.store.store import Store
 
 
@@ -40,13 +40,14 @@ def create_app(
     `status` and `metrics` are what the server that serves the app tells about itself.
 
     Behind Starlette's `Mount`, which matches no path with a line feed, a key that has one cannot be
-    reached. The app needs no lifespan. The one thread that it starts, for `/metrics`, ends when the
-    app is garbage, or with the interpreter; a process that forks makes the app after the fork.
+    reached. The app needs no lifespan. The two threads that it starts, for `/metrics` and for the live
+    page, end when the app is garbage, or with the interpreter; a process that forks makes the app
+    after the fork. StartupError where the package lacks a file.
     """
     store = Store() if store is None else store
     metrics = Metrics() if metrics is None else metrics
     status = ServiceStatus() if status is None else status
-    handlers = Handlers(store, status, Exposition(store, metrics))
+    handlers = Handlers(store, status, metrics)
     middleware = [Middleware(MeteringMiddleware, metrics=metrics)]
     if tokens is not None:
         known = Tokens([tokens]) if isinstance(tokens, str) else tokens
@@ -78,12 +79,13 @@ class TableRoute(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Tell Starlette whether a request is for one of the routes."""
         found = self._table.find(raw_path(scope)) if scope["type"] == "http" else None
-        return (Match.NONE, {}) if found is None else (Match.FULL, {"cacheserver.found": found})
+        return (Match.NONE, {}) if found is None else (Match.FULL, {FOUND: found})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for which `matches` found a resource."""
-        found: Found = scope["cacheserver.found"]
+        found: Found = scope[FOUND]
         method, routes = scope["method"], found.resource.routes
+        answer: ASGIApp
         if method in routes:
             request = Request(scope, receive, routes[method], found)
             try:

@@ -35,8 +35,11 @@ from cacheserver.http.errors import RequestError
 from cacheserver.http.messages import Answer, problem
 from cacheserver.http.routes import ROUTES
 from cacheserver.http.target import Parameters
+from cacheserver.http.timing import TRACEPARENT, trace_id
 from cacheserver.metrics import Recorder
+from cacheserver.slowlog import SlowLog
 from cacheserver.store.entry import Entry
+from cacheserver.store.locks import WAITS, WaitLog
 from cacheserver.store.names import check_key
 from cacheserver.store.outcomes import Condition, Missing, Written
 from cacheserver.store.store import Store, StoreView
@@ -106,6 +109,7 @@ _UNUSUAL: Final = frozenset(
     )
 )
 """Headers whose requests are left to the app."""
+_TRACE: Final = re.compile(rb"(?i)\r\ntraceparent[ \t]*:[ \t]*([^\r\n]*)")
 
 _log: Final = logging.getLogger(__name__)
 _numbers: Final = itertools.count(1)
@@ -131,6 +135,7 @@ class Call(NamedTuple):
 
     target: Target
     head: Head
+    headers: RawHeaders
     started: float
     body: list[bytes]
     """The pieces that have come."""
@@ -147,12 +152,20 @@ class Connection(Protocol):
 
 
 class FastPath:
-    """What the connections of one loop need to answer plain requests."""
+    """What the connections of one loop need to answer plain requests.
 
-    def __init__(self, store: Store, tokens: Tokens | None, recorder: Recorder) -> None:
+    What they wait for is noted in the log that `WAITS` has where this is made. It must be the same where
+    requests are answered.
+    """
+
+    def __init__(
+        self, store: Store, tokens: Tokens | None, recorder: Recorder, slowlog: SlowLog
+    ) -> None:
         self._view = store.view()
         self._tokens = tokens
         self._recorder = recorder
+        self._slowlog = slowlog
+        self._waits = WAITS.get() or WaitLog()
         self._match_line = _own_pattern(_REQUEST + rb" HTTP/1\.1\r\n").match
         self._match_target = _own_pattern(_REQUEST).fullmatch
         self._find_fields = _own_pattern(_MATTERS).findall
@@ -197,6 +210,7 @@ class FastPath:
         match_get, match_put = _own_pattern(_GET).match, _own_pattern(_PUT).match
         got = recorder.counter("GET", 200)
         put_counts = recorder.counter("PUT", 204), recorder.counter("PUT", 201)
+        threshold = self._slowlog.threshold
 
         def answer_all(
             data: bytes,
@@ -212,7 +226,11 @@ class FastPath:
             written: dict[bool, bytes] = self._written,
             got: list[int] = got,
             put_counts: tuple[list[int], list[int]] = put_counts,
-            quick: list[float] = recorder.quick,
+            quick: Callable[[float], None] = recorder.quick,
+            # The first of REQUEST_BOUNDS; less than any time where even such a request is slow.
+            quick_bound: float = 16e-6 if threshold > 16e-6 else -1.0,
+            threshold: float = threshold,
+            waits: WaitLog = self._waits,
             now: Callable[[], float] = monotonic,
             size_of: Callable[[bytes | list[bytes]], int] = len,
             type_of: Callable[[object], type] = type,
@@ -235,12 +253,13 @@ class FastPath:
                             )
                             connection.answered_at = started
                             spent = now() - started
-                            if spent <= 16e-6:
-                                quick[0] += 1
-                                quick[1] += spent
+                            if spent <= quick_bound:
+                                quick(spent)
                             else:
                                 got[0] += 1
                                 recorder.took(spent)
+                                if spent >= threshold or waits.count:
+                                    self._settle(data, 200, 1, spent)
                             return b""
                     self._answer_get(found, namespace, key, out)
                 except Exception as error:
@@ -313,7 +332,10 @@ class FastPath:
             if number:
                 self._send(out, connection)
                 connection.answered_at = started
-                recorder.took(now() - started, number)
+                spent = now() - started
+                recorder.took(spent, number)
+                if spent >= threshold or waits.count:
+                    self._settle(data, int(out[0][9:12]), number, spent)
             return data[at:] if at < end else b""
 
         return answer_all
@@ -348,12 +370,51 @@ class FastPath:
         target = self._read_target(*found.groups())
         if target is None or (head.size and target[0] not in _WITH_BODY):
             return None
-        return Call(target, head, monotonic(), [])
+        return Call(target, head, headers, monotonic(), [])
 
     def answer_call(self, call: Call, out: list[bytes]) -> None:
         """Answer a call whose body has come whole, as `answer` does, and note the time it took."""
+        begun, at = monotonic(), len(out)
         self.answer(call.target, call.head, b"".join(call.body), out)
-        self._recorder.took(monotonic() - call.started)
+        ended = monotonic()
+        self._recorder.took(ended - call.started)
+        if ended - begun >= self._slowlog.threshold:
+            given = [value for name, value in call.headers if name == TRACEPARENT]
+            status = int(out[at][9:12])
+            self._note_slow(call.target, status, 1, ended - begun, given)
+        self._waits.clear()
+
+    def _settle(self, data: bytes, status: int, number: int, seconds: float) -> None:
+        """Note that `number` requests, of which these bytes begin with the first, took long.
+
+        If they did. What was waited for is forgotten in any case: it was for them.
+        """
+        if seconds >= self._slowlog.threshold:
+            line = self._match_line(data)
+            assert line is not None
+            target = self._read_target(*line.groups())
+            assert target is not None
+            end = line.end() - 2
+            given = _TRACE.findall(data, end, data.find(b"\r\n\r\n", end))
+            self._note_slow(target, status, number, seconds, given)
+        self._waits.clear()
+
+    def _note_slow(
+        self, target: Target, status: int, number: int, seconds: float, given: list[bytes]
+    ) -> None:
+        operation, method, namespace, key, _ = target
+        self._slowlog.note(
+            operation=operation,
+            method=method,
+            namespace=namespace,
+            key=key,
+            status=status,
+            seconds=seconds,
+            requests=number,
+            lock_wait_seconds=self._waits.nanoseconds / 1e9,
+            waits=tuple(self._waits.waits),
+            trace_id=trace_id(given[0]) if len(given) == 1 else "",
+        )
 
     def answer(self, target: Target, head: Head, body: bytes, out: list[bytes]) -> None:
         """Do what a request asks for and add the answer to `out`."""

@@ -9,29 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextvars
 import platform
 import sys
 import sysconfig
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from starlette.types import ASGIApp
+
 import cacheserver
 from cacheserver import operations
 from cacheserver.http import bodies, codec, conditions, kv, namespaces, problems
 from cacheserver.http.errors import MalformedHeader, MalformedJSON, UnsupportedMediaType
+from cacheserver.http.events import EventStream
 from cacheserver.http.messages import JSON, Answer, RawHeaders, Request, problem
+from cacheserver.http.pages import Pages
 from cacheserver.http.status import ServiceStatus
 from cacheserver.http.target import Parameters
-from cacheserver.metrics import Exposition
+from cacheserver.insight.history import History
+from cacheserver.metrics import Exposition, Metrics
 from cacheserver.store.entry import CONTENT_TYPE, VALUE, Entry
 from cacheserver.store.namespace import NamespaceStatistics
 from cacheserver.store.outcomes import Condition, Conflict, Missing
 from cacheserver.store.store import Store
 
-type Handler = Callable[[Request], Awaitable[Answer]]
+type Handler = Callable[[Request], Awaitable[ASGIApp]]
+"""What it returns sends the answer: an `Answer`, but where that has no end."""
 
 _ENVELOPE_BYTES: Final = 64 * 1024
 """What a JSON body may need around its value, or without one."""
@@ -44,10 +50,13 @@ class Handlers:
     freed by that thread alone, as long as it lives: an idle one would keep what others delete.
     """
 
-    def __init__(self, store: Store, status: ServiceStatus, exposition: Exposition) -> None:
+    def __init__(self, store: Store, status: ServiceStatus, metrics: Metrics) -> None:
         self._store = store
         self._status = status
-        self._exposition = exposition
+        self._metrics = metrics
+        self._pages = Pages()
+        self._exposition = Exposition(store, metrics)
+        self._history = History(store, metrics, status.tell)
         self._changes = ThreadPoolExecutor(4, thread_name_prefix="cacheserver-changes")
         self._max_value_size = store.max_value_size
         # In base64 four characters stand for three bytes.
@@ -226,6 +235,7 @@ class Handlers:
 
     async def info(self, request: Request) -> Answer:
         """Tell what runs here and how."""
+        request.parameters()
         status = self._status
         return _json(
             200,
@@ -242,21 +252,62 @@ class Handlers:
                 "max_memory": self._store.max_memory,
                 "max_value_size": self._store.max_value_size,
                 "max_namespaces": self._store.max_namespaces,
+                "slow_threshold_seconds": self._metrics.slowlog.threshold,
                 "state": status.state,
                 "started_at": datetime.fromtimestamp(status.started_at, UTC).isoformat(),
-                "uptime_seconds": round(max(0.0, time.time() - status.started_at), 3),
+                "uptime_seconds": round(status.uptime, 3),
+                "loops": [
+                    {
+                        "thread": recorder.thread,
+                        "lag_seconds": round(lag, 6),
+                        "connections": recorder.connections,
+                    }
+                    for recorder in self._metrics.recorders()
+                    if (lag := recorder.worst_lag()) is not None
+                ],
             },
         )
+
+    # What the figures mean is worked out off the event loop.
+
+    async def locks(self, request: Request) -> Answer:
+        """Tell where locks are waited for, and what to do about it."""
+        request.parameters()
+        return _json(200, await asyncio.to_thread(self._history.locks))
+
+    async def hotkeys(self, request: Request) -> Answer:
+        """Tell which keys are used, and waited for, most."""
+        request.parameters()
+        return _json(200, await asyncio.to_thread(self._history.hotkeys))
+
+    async def slowlog(self, request: Request) -> Answer:
+        """Tell which operations took long lately, and what they waited for."""
+        request.parameters()
+        return _json(200, await asyncio.to_thread(self._history.slowlog))
+
+    async def events(self, request: Request) -> EventStream:
+        """Tell all figures, again and again."""
+        request.parameters()
+        return EventStream(self._history, self._status)
+
+    async def page(self, request: Request) -> Answer:
+        """Give the live page, or one of its files."""
+        return self._pages.answer(request.path, request.header(b"if-none-match"))
+
+    async def page_itself(self, request: Request) -> Answer:
+        """Lead to the page, whose links would lead elsewhere from here."""
+        return Answer(308, [(b"location", b"../ui")])
 
     async def _apart[R](self, function: Callable[..., R], *arguments: object) -> R:
         """Call what may take seconds, off the event loop and in a thread that ends with it.
 
         A few at a time, and not by the threads that tell figures.
         """
+        context = contextvars.copy_context()  # which says where to note what is waited for
 
         def call() -> R:
             with ThreadPoolExecutor(1, thread_name_prefix="cacheserver-change") as own:
-                return own.submit(function, *arguments).result()
+                return own.submit(context.run, function, *arguments).result()
 
         return await asyncio.get_running_loop().run_in_executor(self._changes, call)
 

@@ -69,6 +69,11 @@ class Request:
         self._route = route
         self._found = found
 
+    @property
+    def path(self) -> str:
+        """The path of its route."""
+        return self._route.path
+
     def address(self) -> tuple[str, str]:
         """Return namespace and key. Raises where one is not valid."""
         namespace = target.decode(self._found.namespace)
@@ -85,7 +90,8 @@ class Request:
 
     def parameters(self) -> Parameters:
         """Return what the query asks for. Raises MalformedQuery for what the route doesn't know."""
-        return target.parse_parameters(self._scope["query_string"], self._route.query)
+        untold = ("timing",) if self._route.is_measured else ()
+        return target.parse_parameters(self._scope["query_string"], self._route.query, untold)
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header, its lines joined with commas, None where it is absent."""

@@ -20,6 +20,7 @@ ServerState. `tests/server` proves that they still fit.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 from collections import deque
@@ -80,10 +81,13 @@ class _Flow(FlowControl):
     def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
         super().__init__(transport)
         self._waiting = waiting
+        self._context = contextvars.copy_context()
 
     def resume_reading(self) -> None:
-        if not self._waiting:
-            super().resume_reading()
+        if self.read_paused and not self._waiting:
+            # A transport of asyncio's calls back in the context of who had it read on, and what is
+            # set there for one request must not be met by those that come after it.
+            self._context.run(super().resume_reading)
 
 
 class _Cycle(RequestResponseCycle):

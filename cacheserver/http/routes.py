@@ -28,6 +28,11 @@ class Route(NamedTuple):
     needs_token: bool = True
     """Whether a token must be shown, where the server has any."""
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether it takes `?timing=1`, and stands in the slow log where it was slow."""
+        return self.path.startswith("/v1/")
+
 
 KV: Final = "/v1/kv/{namespace}/{key}"
 CAS: Final = "/v1/cas/{namespace}/{key}"
@@ -37,6 +42,17 @@ TOUCH: Final = "/v1/touch/{namespace}/{key}"
 NAMESPACES: Final = "/v1/namespaces"
 NAMESPACE: Final = "/v1/namespaces/{namespace}"
 CLEAR: Final = "/v1/namespaces/{namespace}/clear"
+PAGE: Final = "/ui"
+EVENTS: Final = "/ui/events"
+PAGE_FILES: Final = (
+    "app.js",
+    "style.css",
+    "uplot.js",
+    "uplot.css",
+    "icon.svg",
+    "LICENSE-uplot.txt",
+)
+"""What the live page loads, below it."""
 CONDITIONS: Final = ("If-Match", "If-None-Match")
 
 ROUTES: Final = (
@@ -136,8 +152,27 @@ ROUTES: Final = (
         "Tell whether requests are welcome",
         needs_token=False,
     ),
-    Route("GET", "/v1/info", "info", (200,), "Tell what runs here and how"),
+    Route("GET", "/v1/info", "info", (200, 400), "Tell what runs here and how"),
+    Route(
+        "GET", "/v1/locks", "locks", (200, 400), "Tell where locks wait, and what to do about it"
+    ),
+    Route("GET", "/v1/hotkeys", "hotkeys", (200, 400), "Tell which keys are used most"),
+    Route("GET", "/v1/slowlog", "slowlog", (200, 400), "Tell which operations took long lately"),
     Route("GET", "/metrics", "metrics", (200,), "Metrics for Prometheus", headers=("Accept",)),
+    Route("GET", EVENTS, "events", (200, 400), "All figures, again and again, as events"),
+    *(
+        Route(
+            "GET",
+            path,
+            "page",
+            (200, 304, 400),
+            "The live page and its files",
+            headers=("If-None-Match",),
+            needs_token=False,
+        )
+        for path in (PAGE, *(f"{PAGE}/{name}" for name in PAGE_FILES))
+    ),
+    Route("GET", f"{PAGE}/", "page_itself", (308,), "Lead to the live page", needs_token=False),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,3 +24,16 @@ class ServiceStatus:
     started_at: float = field(default_factory=time.time)
     """Seconds since 1970."""
     state: State = "serving"
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return max(0.0, time.time() - self.started_at)
+
+    def tell(self) -> Mapping[str, object]:
+        """Return what the live page shows of it."""
+        return {
+            "threads": self.threads,
+            "state": self.state,
+            "uptime_seconds": round(self.uptime, 3),
+        }

@@ -29,6 +29,8 @@ class Parameters(NamedTuple):
     """The version that is expected, 0: no key; None: any."""
     by: int = 1
     initial: int = 0
+    timing: bool = False
+    """Whether the answer is to tell where its time went."""
 
 
 def decode(raw: bytes) -> str:
@@ -74,10 +76,11 @@ def encode_path(path: str) -> bytes:
     return quote(path).encode("ascii")
 
 
-def parse_query(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
+def parse_query(raw: bytes, known: tuple[str, ...], untold: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the query's parameters, each at most once and each one of `known`.
 
-    Raises MalformedQuery otherwise: a mistyped `ttl` must not store something for ever.
+    Raises MalformedQuery otherwise, and says which are known: a mistyped `ttl` must not store
+    something for ever. Those in `untold` are known too, and not named.
     """
     parameters: dict[str, str] = {}
     for pair in raw.split(b"&"):
@@ -85,7 +88,7 @@ def parse_query(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
             continue
         raw_name, _, raw_value = pair.partition(b"=")
         name = decode(raw_name)
-        if name not in known:
+        if name not in known and name not in untold:
             raise MalformedQuery(f"unknown query parameter {name!r}: {_known(known)}")
         if name in parameters:
             raise MalformedQuery(f"query parameter {name!r} is given twice: give it once")
@@ -93,9 +96,11 @@ def parse_query(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
     return parameters
 
 
-def parse_parameters(raw: bytes, known: tuple[str, ...]) -> Parameters:
-    """Return what the query of a request for a key asks for. Raises as `parse_query` does."""
-    given = parse_query(raw, known)
+def parse_parameters(
+    raw: bytes, known: tuple[str, ...], untold: tuple[str, ...] = ()
+) -> Parameters:
+    """Return what the query of a request asks for. Raises as `parse_query` does."""
+    given = parse_query(raw, known, untold)
     values = {name: _PARSERS[name](text) for name, text in given.items()}
     return Parameters(**values)
 
@@ -117,6 +122,24 @@ def parse_ttl(text: str) -> float:
     raise MalformedQuery(
         f"ttl={text[:64]!r} is no number of seconds: write decimal digits like 60 or 0.5, "
         "and 0 for a value that never expires"
+    )
+
+
+def asks_for_timing(raw: bytes) -> bool:
+    """Tell whether a query has `timing=1`, whatever else stands in it."""
+    pairs = (pair.partition(b"=") for pair in raw.split(b"&"))
+    return any(
+        unquote_to_bytes(name) == b"timing" and unquote_to_bytes(value) == b"1"
+        for name, _, value in pairs
+    )
+
+
+def _parse_timing(text: str) -> bool:
+    if text in ("0", "1"):
+        return text == "1"
+    raise MalformedQuery(
+        f"timing={text[:64]!r} is neither 0 nor 1: with 1 the answer tells in Server-Timing where "
+        "its time went"
     )
 
 
@@ -142,6 +165,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "ttl": parse_ttl,
     "by": _parse_by,
     "initial": _parse_initial,
+    "timing": _parse_timing,
 }
 
 

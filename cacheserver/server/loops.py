@@ -17,6 +17,7 @@ Assumes of the interpreter: reading and replacing an attribute is atomic. `close
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import socket
@@ -33,6 +34,7 @@ from cacheserver.http.farewell import OVERLOADED, Farewell, LoopState, last_word
 from cacheserver.http.fastpath import FastPath
 from cacheserver.metrics import Metrics, Recorder
 from cacheserver.server.threads import Ended, start_thread
+from cacheserver.store.locks import WAITS, WaitLog
 
 TICK: Final = 0.1
 _DRAIN_TICK: Final = 0.02
@@ -79,6 +81,7 @@ class LoopThread:
         self._deadline = math.inf  # of draining, on the monotonic clock
         self._adopting: set[asyncio.Task[object]] = set()
         self._loop: asyncio.AbstractEventLoop
+        self._context: contextvars.Context
         self._state: LoopState
         self._headers: list[tuple[bytes, bytes]]
 
@@ -126,7 +129,7 @@ class LoopThread:
 
     def _soon(self, callback: Callable[..., None], *arguments: object) -> bool:
         try:
-            self._loop.call_soon_threadsafe(callback, *arguments)
+            self._loop.call_soon_threadsafe(callback, *arguments, context=self._context)
         except RuntimeError:
             return False  # the loop is closed: the thread has ended
         return True
@@ -143,6 +146,10 @@ class LoopThread:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
+        # Connections are made in a copy of this context, so what their callbacks wait for is noted
+        # in this log; requests that are tasks have logs of their own.
+        WAITS.set(WaitLog())
+        self._context = contextvars.copy_context()
         recorder = self._metrics.recorder()
         fast_path = self._make_fast_path(recorder)
         self._state = LoopState(recorder, self._idle_timeout, fast_path)
@@ -155,16 +162,20 @@ class LoopThread:
         while not self._state.draining:
             await self._tick()
         # uvicorn's sets tell nobody when they become empty.
-        while self._has_work() and time.monotonic() < self._deadline:  # noqa: ASYNC110
-            await asyncio.sleep(_DRAIN_TICK)
+        while self._has_work() and time.monotonic() < self._deadline:
+            await self._sleep(_DRAIN_TICK)
         self._cut_off()
 
     async def _tick(self) -> None:
-        planned = time.monotonic() + TICK
-        await asyncio.sleep(TICK)
-        self._state.recorder.loop_lag = max(0.0, time.monotonic() - planned)
+        await self._sleep(TICK)
         self._refresh_headers()
         self._on_tick(self._index)
+
+    async def _sleep(self, seconds: float) -> None:
+        planned = time.monotonic() + seconds
+        await asyncio.sleep(seconds)
+        self._state.recorder.lag(max(0.0, time.monotonic() - planned))
+        self._state.recorder.settle()
 
     def _refresh_headers(self) -> None:
         date = formatdate(time.time(), usegmt=True).encode()

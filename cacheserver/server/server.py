@@ -79,12 +79,14 @@ class Server:
         )
         self.port = 0
         """Where it listens, once started."""
-        metrics = Metrics()
+        metrics = Metrics(settings.slow_threshold)
         tokens = Tokens([self.token]) if self.token else None
         config = _uvicorn_config(self.store, tokens, self.status, metrics)
 
         def make_fast_path(recorder: Recorder) -> FastPath | None:
-            return FastPath(self.store, tokens, recorder) if settings.fast_path else None
+            if not settings.fast_path:
+                return None
+            return FastPath(self.store, tokens, recorder, metrics.slowlog)
 
         self._loops = [
             LoopThread(index, config, metrics, settings.idle_timeout, make_fast_path, hooks.tick)

@@ -20,6 +20,7 @@ from starlette.routing import Mount
 
 from cacheserver.http import create_app
 from cacheserver.http.routes import ROUTES, RouteTable
+from cacheserver.store.store import Store
 from tests.support.clock import ManualClock
 from tests.support.http_client import Answer, AppClient, Body, Client, Headers, SocketClient
 from tests.support.planes import PLANES, Planes
@@ -59,6 +60,8 @@ class Service:
     namespace: str
     connect: Callable[[], Client]
     """Return a client more, which its caller closes. Each belongs to one thread."""
+    store: Store | None = None
+    """What is served, None where that is in another process."""
 
     def request(
         self, method: str, target: str | bytes, headers: Headers = (), body: Body = b""
@@ -73,6 +76,13 @@ class Service:
             route = found.resource.routes[method]
             assert answer.status in {*route.statuses, 401}, (route.operation, answer.status)
         return answer
+
+    def told(self, target: str) -> dict[str, Any]:
+        """GET what is JSON."""
+        answer = self.request("GET", target)
+        assert answer.status == 200
+        assert answer.header("content-type") == "application/json"
+        return dict(answer.json())
 
     def kv(self, key: str | bytes, query: str = "") -> bytes:
         """The target of a key, which is given percent-encoded."""
@@ -140,6 +150,7 @@ def _served(request: pytest.FixtureRequest, **options: Any) -> Generator[Service
     if way == "granian" and reason is not None:
         pytest.skip(reason)
     clock: ManualClock | None = None
+    store: Store | None = None
     connect: Callable[[], Client]
     if way in PLANES:
         token = {"CACHESERVER_TOKEN": TOKEN} if "tokens" in options else {}
@@ -151,7 +162,7 @@ def _served(request: pytest.FixtureRequest, **options: Any) -> Generator[Service
         store = make.store(stripes=4, max_value_size=MAX_VALUE_SIZE)
         connect = partial(_in_process, way, create_app(store, **options))
     with closing(connect()) as client:
-        yield Service(way, client, clock, f"test-{next(_numbers)}", connect)
+        yield Service(way, client, clock, f"test-{next(_numbers)}", connect, store)
 
 
 @pytest.fixture(scope="session")
@@ -166,6 +177,14 @@ def service(request: pytest.FixtureRequest) -> Generator[Service]:
     """A cache that is open to everybody."""
     with _served(request) as served:
         yield served
+
+
+@pytest.fixture(params=[way for way in WAYS if way not in PLANES])
+def inside(request: pytest.FixtureRequest) -> Generator[tuple[Service, Store]]:
+    """A cache in this process that is open to everybody, and its store."""
+    with _served(request) as served:
+        assert served.store is not None
+        yield served, served.store
 
 
 @pytest.fixture(params=WAYS)

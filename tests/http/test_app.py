@@ -227,6 +227,12 @@ def test_too_many_namespaces():
     client.close()
 
 
+@pytest.fixture(scope="module")
+def some_app() -> Any:
+    """An app for many examples: to make one starts threads."""
+    return create_app(Store(stripes=1))
+
+
 @given(
     method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "?"]),
     path=st.sampled_from(
@@ -249,10 +255,15 @@ def test_too_many_namespaces():
     ),
 )
 def test_any_request_has_an_answer(
-    method: str, path: bytes, rest: bytes, headers: list[tuple[str, bytes]], body: bytes
+    some_app: Any,
+    method: str,
+    path: bytes,
+    rest: bytes,
+    headers: list[tuple[str, bytes]],
+    body: bytes,
 ):
     """No request, however malformed, gives a status of 500, and every error is a problem."""
-    client = AppClient(create_app(Store(stripes=1)))
+    client = AppClient(some_app)
     answer = client.request(method, path + rest, headers, [body])
     client.close()
     assert answer.status < 500
@@ -283,11 +294,16 @@ def test_many_event_loops():
 
 
 def test_app_leaves_no_thread_behind():
-    """The thread for metrics starts with the app and ends when the app is garbage."""
+    """The threads for metrics and history start with the app and end when the app is garbage."""
     before = set(threading.enumerate())
     app = create_app()
-    [thread] = set(threading.enumerate()) - before
+    started = set(threading.enumerate()) - before
+    assert sorted(thread.name for thread in started) == [
+        "cacheserver-history",
+        "cacheserver-metrics_0",
+    ]
     del app
     gc.collect()
-    thread.join(10)
-    assert not thread.is_alive()
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -45,10 +45,13 @@ class Connection:
 class Served:
     """A fast path over a store of its own."""
 
-    def __init__(self, *, tokens: Tokens | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, tokens: Tokens | None = None, slow_threshold: float = 10.0, **options: Any
+    ) -> None:
         self.store = Store(**options)
-        self.metrics = Metrics()
-        self.path = FastPath(self.store, tokens, self.metrics.recorder())
+        self.metrics = Metrics(slow_threshold)
+        slowlog = self.metrics.slowlog
+        self.path = FastPath(self.store, tokens, self.metrics.recorder(), slowlog)
         self.path.refresh([DATE])
 
     def ask(self, data: bytes) -> tuple[Connection, bytes]:
@@ -322,6 +325,43 @@ def test_contention_tells_when_to_try_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert statuses(connection.received) == [503, 404]
     assert b"\r\nretry-after: 1\r\n" in connection.received
     assert rest == b""
+
+
+def test_what_is_slow_is_noted_once() -> None:
+    """Where everything is, so are the quickest reads; what comes together is noted together."""
+    served = Served(slow_threshold=0.0)
+    trace = b"TraceParent:  00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01 \r\n" + HOST
+    requests = (
+        (put("a", b"1"), "put", "PUT", "a", 201, 1, ""),
+        (get("a"), "get", "GET", "a", 200, 1, ""),
+        (get("a", trace), "get", "GET", "a", 200, 1, "a" * 32),
+        (get("a", trace + trace.removesuffix(HOST)), "get", "GET", "a", 200, 1, ""),
+        (get("a") + get("b", trace), "get", "GET", "a", 200, 2, ""),
+        (b"HEAD" + get("%C3%A9")[3:] + get("a"), "get", "HEAD", "\u00e9", 404, 2, ""),
+        (post("incr", "a?by=5") + put("b", b"2") * 2, "incr", "POST", "a", 200, 3, ""),
+        (get("a") * 64, "get", "GET", "a", 200, 64, ""),
+    )
+    for _ in range(3):
+        for data, *_ in requests:
+            assert served.ask(data)[1] == b""
+    noted = served.metrics.slowlog.latest()[::-1]
+    expected = [tuple(rest) for _, *rest in requests] * 3
+    expected[8] = expected[16] = ("put", "PUT", "a", 204, 1, "")
+    assert [
+        (each.operation, each.method, each.key, each.status, each.requests, each.trace_id)
+        for each in noted
+    ] == expected
+    assert {each.namespace for each in noted} == {"n"}
+    assert served.metrics.totals().durations.count == sum(each.requests for each in noted)
+
+
+def test_below_the_threshold_nothing_is_noted() -> None:
+    """However much is asked."""
+    served = Served()
+    for _ in range(200):
+        served.ask(put("a", b"1") + get("a"))
+        served.ask(get("a"))
+    assert served.metrics.slowlog.total == 0
 
 
 @pytest.mark.parametrize("times", [1, 3])

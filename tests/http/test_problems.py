@@ -17,6 +17,7 @@ from cacheserver.http import errors as http_errors
 from cacheserver.http.messages import problem
 from cacheserver.http.problems import INTERNAL, KINDS, WITHOUT_STATUS, Kind
 from cacheserver.metrics import Metrics
+from cacheserver.store.store import Store
 from tests.support.http_client import AppClient
 
 
@@ -91,19 +92,21 @@ def test_what_passes_by_itself_says_when_to_ask_again():
         assert headers.get(b"retry-after") == (b"1" if kind.status == 503 else None)
 
 
-class _BrokenStore:
-    """Stands for a store with a defect."""
+class _BrokenStore(Store):
+    """A store with a defect."""
 
-    max_value_size = 10
+    def __init__(self) -> None:
+        super().__init__()
+        self.view = self._broken
 
-    def view(self) -> Any:
+    def _broken(self) -> Any:
         raise ZeroDivisionError("the inside")
 
 
 def test_an_unexpected_error_tells_nothing_of_the_inside():
     """A defect gives 500 as a problem without a word from the exception, and is counted as such."""
     metrics = Metrics()
-    client = AppClient(create_app(_BrokenStore(), metrics=metrics))  # type: ignore[arg-type]
+    client = AppClient(create_app(_BrokenStore(), metrics=metrics))
     answer = client.request("GET", "/v1/kv/n/k")
     client.close()
     assert answer.status == 500
@@ -116,7 +119,7 @@ def test_an_unexpected_error_tells_nothing_of_the_inside():
 
 def test_an_unexpected_error_is_raised_to_the_server():
     """The server gets to see the exception, so that it can be logged."""
-    app = create_app(_BrokenStore())  # type: ignore[arg-type]
+    app = create_app(_BrokenStore())
 
     async def drop(message: Any) -> None:
         pass

@@ -273,6 +273,29 @@ EXCHANGES: Final[dict[str, list[bytes]]] = {
         ]
         for namespace in NAMESPACES
     },
+    "figures": [
+        request(method, f"/v1/{what}{query}")
+        for what in ("info", "locks", "hotkeys", "slowlog")
+        for query in ("", "?x=1", "?timing=2")
+        for method in ("GET", "HEAD")
+    ],
+    "times": [
+        *(put("k?timing=1"), get("k?timing=1"), head("k?timing=1"), put("k?timing=0"), get()),
+        *(get("k?timing=2"), get("k?timing"), get("k?x&timing=1"), put("k?ttl=5&timing=1")),
+        *(get("none?timing=1"), get("%zz?timing=1"), get("k?timing=1&timing=1"), put("k?timing=")),
+        *(delete("k?timing=1", If_Match='"1"'), delete("k?%74iming=%31"), put(), delete()),
+    ],
+    "the live page": [
+        *(
+            request(method, f"/ui{file}", If_None_Match=tag)
+            for file in ("", "/app.js", "/icon.svg")
+            for method in ("GET", "HEAD")
+            for tag in ("x", "*", '"1"', _TAG)
+        ),
+        *(request(method, "/ui/") for method in ("GET", "HEAD", "PUT")),
+        *(request(method, "/ui/none") for method in ("GET", "HEAD", "PUT")),
+        *(request("HEAD", "/ui/events"), request("GET", "/ui/events?x=1"), get()),
+    ],
     "routes": [request(method, target) for target in ROUTES for method in ("GET", "HEAD")],
     "routes that take no body": [
         request(method, target, b"body")

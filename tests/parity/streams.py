@@ -5,7 +5,9 @@ Two servers that do the same at nearly the same time may differ in nothing but:
 - versions, which count from the microsecond in which the namespace was made: what is compared is how
   far each is from the first one;
 - `max-age`, by one second;
-- what `/metrics`, `/v1/info` and the list of all namespaces tell of their process.
+- what `/metrics`, `/v1/info`, the list of all namespaces, and what is told of locks, hot keys and slow
+  operations tell of their process;
+- the times in `server-timing`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ _VERSION: Final = re.compile(rb"(?<![0-9])[0-9]{16}(?![0-9])")
 _DATE: Final = re.compile(rb"(?m)^date: [^\r]+")
 _LENGTH: Final = re.compile(rb"(?m)^content-length: ([0-9]+)")
 _MAX_AGE: Final = re.compile(rb"(?m)^cache-control: max-age=([0-9]+)")
-_OF_THE_PROCESS: Final = (b"# HELP cacheserver_", b'{"namespaces":[')
+_TIMES: Final = re.compile(rb"(?m)^(server-timing: .*dur=)[0-9.]+(.*dur=)[0-9.]+")
+_OF_THE_PROCESS: Final = (
+    b"# HELP cacheserver_",
+    b'{"namespaces":[',
+    b'{"seconds":',
+    b'{"threshold_seconds":',
+)
 _DAY: Final = 86_400 * 10**6
 _BODILESS: Final = (100, 204, 304)
 
@@ -100,6 +108,7 @@ def _split(raw: bytes) -> list[Reply]:
 
 def _comparable(reply: Reply, versions: _Versions) -> Reply:
     head, body = _DATE.sub(b"date: *", reply.head), reply.body
+    head = _TIMES.sub(rb"\1*\2*", head)
     age = _MAX_AGE.search(head)
     head = _MAX_AGE.sub(b"cache-control: max-age=*", head)
     if _tells_of_the_process(head, body):

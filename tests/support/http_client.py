@@ -68,6 +68,9 @@ class Client(Protocol):
     def abandon(self, method: str, target: str | bytes, size: int, sent: bytes) -> None:
         """Announce `size` bytes, send fewer and leave; return when the server has noticed."""
 
+    def watch(self, target: str, events: int, headers: Headers = ()) -> Answer:
+        """GET an answer without an end, and leave it after so many server-sent events."""
+
     def close(self) -> None:
         """Give back what the client holds."""
 
@@ -110,6 +113,12 @@ class AppClient:
         raw = [(b"content-length", b"%d" % size)]
         self._run(self._scope(method, target, raw), exchange)
         assert not exchange.sent, "an answer to a client that is gone"
+
+    def watch(self, target: str, events: int, headers: Headers = ()) -> Answer:
+        """GET an answer without an end, and leave it after so many server-sent events."""
+        exchange = _Watching(events)
+        self._run(self._scope("GET", target, _raw_headers(headers)), exchange)
+        return exchange.answer("GET")
 
     def close(self) -> None:
         """End the event loop."""
@@ -189,6 +198,28 @@ class _Exchange:
         return _checked(method, answer)
 
 
+class _Watching(_Exchange):
+    """A request whose client leaves after so many server-sent events."""
+
+    def __init__(self, events: int) -> None:
+        super().__init__(iter([{"type": "http.request"}]))
+        self._events = events
+        self._enough = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        message = next(self._messages, None)
+        if message is None:
+            await self._enough.wait()
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await super().send(message)
+        received = b"".join(part.get("body", b"") for part in self.sent)
+        if received.count(b"\n\n") >= self._events:
+            self._enough.set()
+
+
 class SocketClient:
     """Speaks HTTP/1.1 over one connection that stays open for as long as the server lets it.
 
@@ -235,6 +266,21 @@ class SocketClient:
             pass
         self.close()
 
+    def watch(self, target: str, events: int, headers: Headers = ()) -> Answer:
+        """GET an answer without an end, and leave it after so many server-sent events."""
+        self._send(_head("GET", target, headers, []))
+        assert self._socket is not None
+        response = _ResponseWithoutInterim(self._socket, method="GET")
+        response.begin()
+        lines: list[bytes] = []
+        while lines.count(b"\n") < events:
+            lines.append(response.readline())
+            assert lines[-1], "the stream ended"
+        response.close()
+        self.close()
+        received = tuple((name.lower(), value) for name, value in response.getheaders())
+        return _checked("GET", Answer(response.status, received, b"".join(lines)))
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._socket is not None:
@@ -277,7 +323,10 @@ class _ResponseWithoutInterim(HTTPResponse):
 
 def _checked(method: str, answer: Answer) -> Answer:
     length = answer.header("content-length")
-    if method == "HEAD" or answer.status in (204, 304):
+    if answer.header("content-type") == "text/event-stream":
+        assert length is None, "a length of what has no end"
+        assert method != "HEAD" or not answer.body
+    elif method == "HEAD" or answer.status in (204, 304):
         assert not answer.body, f"a body in an answer to {method} with status {answer.status}"
         assert (length is None) == (answer.status in (204, 304))
     else:

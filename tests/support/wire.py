@@ -42,18 +42,30 @@ class Wire:
 
     def raw_answer(self, method: str = "GET") -> bytes:
         """Read one answer to a request with that method, as it came."""
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            line = self._file.readline()
-            if not line:
-                raise AssertionError(f"the connection was closed instead of an answer: {head!r}")
-            head += line
+        head = self.head()
         answer = _parsed(head)
         bodiless = method == "HEAD" or answer.status in (100, 204, 304)
         length = 0 if bodiless else int(answer.headers["content-length"])
         body = self._file.read(length)
         assert len(body) == length, "the answer was cut off"
         return head + body
+
+    def chunk(self) -> bytes:
+        """Read one piece of a chunked answer, nothing at its end."""
+        size = int(self._file.readline(), 16)
+        piece = self._file.read(size)
+        assert self._file.readline() == b"\r\n", "a chunk of another length"
+        return piece
+
+    def head(self) -> bytes:
+        """Read the head of an answer, as it came."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self._file.readline()
+            if not line:
+                raise AssertionError(f"the connection was closed instead of an answer: {head!r}")
+            head += line
+        return head
 
     def peek(self) -> bytes:
         """Wait for what comes next and leave it there; nothing where the server closes."""
