@@ -102,7 +102,12 @@ def main() -> None:
     """Serve the app until it is interrupted."""
     parser = argparse.ArgumentParser(description="A cache inside an app of your own.")
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one")
-    uvicorn.run(make_app(), port=parser.parse_args().port, access_log=False)
+    uvicorn.run(
+        make_app(),
+        port=parser.parse_args().port,
+        access_log=False,
+        timeout_graceful_shutdown=2,  # for the live page's stream has no end by itself
+    )
 
 
 if __name__ == "__main__":
