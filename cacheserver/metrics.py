@@ -520,7 +520,7 @@ def _hot_key_metric(store: Store) -> Metric:
     for kind, keys in store.hot_keys(HOT_KEYS).kinds.items():
         for key in keys:
             if key.least_share >= HOT_SHARE:
-                label = key.key[:HOT_KEY_LENGTH]
+                label = _printable(key.key[:HOT_KEY_LENGTH])
                 alike = shares.get((kind, key.namespace, label), 0.0)
                 shares[kind, key.namespace, label] = alike + key.share
     family = GaugeMetricFamily(
@@ -531,6 +531,11 @@ def _hot_key_metric(store: Store) -> Metric:
     for labels, share in shares.items():
         family.add_metric(labels, share)
     return family
+
+
+def _printable(text: str) -> str:
+    """Return text with what a terminal would obey written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 _NO_EXEMPLARS: Final[Mapping[int, Exemplar]] = {}

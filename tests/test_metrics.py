@@ -470,7 +470,7 @@ def test_hot_keys_are_told():
     shares = {key: value for (name, key), value in found.items() if name == "hot_key_share"}
     assert shares == {
         (start, "conflicts", "n"): 0.5,
-        ('a"\n\\', "conflicts", "n"): 0.25,
+        ('a"\\n\\', "conflicts", "n"): 0.25,  # the line feed written out
         ("b", "conflicts", "n"): 0.15,
         ("c", "conflicts", "n"): 0.05,
     }

@@ -1,4 +1,8 @@
-"""Who may come in: `Authorization: Bearer <token>` (RFC 6750), as ASGI middleware."""
+"""Who may come in: `Authorization: Bearer <token>` (RFC 6750), as ASGI middleware.
+
+And where nobody has to show one, that no web page from elsewhere changes anything: a browser sends many
+requests for any page, also to a server on the loopback address of the machine it runs on.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +63,42 @@ class AccessMiddleware:
             _CHALLENGE + b', error="invalid_token"',
             "the Authorization header is not Bearer with a token that is known here",
         )
+
+
+class SameSiteMiddleware:
+    """Refuses requests that change something and that a browser sends for a page of another site.
+
+    Browsers say so by `Sec-Fetch-Site` (W3C, Fetch Metadata), older ones by an `Origin` that isn't the
+    `Host`. Who is no browser sends neither. It stands where no token does: nobody sends those by accident.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, or refuse it."""
+        refused = (
+            scope["type"] == "http" and scope["method"] not in _SAFE and _is_from_elsewhere(scope)
+        )
+        await (_CROSS_SITE if refused else self._app)(scope, receive, send)
+
+
+_SAFE: Final = ("GET", "HEAD", "OPTIONS")
+_CROSS_SITE: Final = problem(
+    problems.CROSS_SITE,
+    "a browser sends this for a page that does not come from this server; start the server with a token if "
+    "other pages are to use it",
+)
+
+
+def _is_from_elsewhere(scope: Scope) -> bool:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None:
+        return site.lower() not in (b"same-origin", b"none")
+    return origin is not None and origin.partition(b"://")[2].lower() != (
+        headers.get(b"host", b"").lower()
+    )
 
 
 def _bearer_token(authorization: bytes) -> bytes:

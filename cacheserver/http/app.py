@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
 from cacheserver.http import problems
-from cacheserver.http.access import AccessMiddleware, Tokens
+from cacheserver.http.access import AccessMiddleware, SameSiteMiddleware, Tokens
 from cacheserver.http.errors import BodyTooLarge, ClientGone
 from cacheserver.http.handlers import Handler, Handlers
 from cacheserver.http.messages import Answer, Request, problem, raw_path
@@ -52,6 +52,8 @@ def create_app(
     if tokens is not None:
         known = Tokens([tokens]) if isinstance(tokens, str) else tokens
         middleware.append(Middleware(AccessMiddleware, tokens=known, routes=ROUTES))
+    else:
+        middleware.append(Middleware(SameSiteMiddleware))
     app = Starlette(
         routes=[TableRoute(RouteTable(ROUTES), handlers)],
         middleware=middleware,

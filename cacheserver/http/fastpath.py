@@ -94,7 +94,8 @@ _REQUEST: Final = rb"(%b)" % b"|".join(map(re.escape, _beginnings())) + _ADDRESS
 
 _MATTERS: Final = (
     rb"(?i)\r\n(host|content-length|content-type|if-match|if-none-match|authorization|connection|expect"
-    rb"|transfer-encoding|upgrade|proxy-connection|content-encoding|content-range)[ \t]*:[ \t]*"
+    rb"|transfer-encoding|upgrade|proxy-connection|content-encoding|content-range|origin|sec-fetch-site)"
+    rb"[ \t]*:[ \t]*"
     rb"([^\r\n]*)"
 )
 """A header line that says something about how to answer, behind the end of the line before."""
@@ -103,7 +104,9 @@ _UNUSUAL: Final = frozenset(
         b"content-encoding",
         b"content-range",
         b"expect",
+        b"origin",
         b"proxy-connection",
+        b"sec-fetch-site",
         b"transfer-encoding",
         b"upgrade",
     )

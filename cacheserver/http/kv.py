@@ -6,6 +6,9 @@ their answers cannot differ.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from cacheserver import operations
 from cacheserver.http import conditions, problems
 from cacheserver.http.messages import JSON, Answer, problem
@@ -13,6 +16,14 @@ from cacheserver.operations import Appended, Counted
 from cacheserver.store.entry import CONTENT_TYPE, VALUE, VERSION, Entry
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Touched, Written
 from cacheserver.store.store import StoreView
+
+_ACTIVE: Final = re.compile(rb"(?i)text/html|[a-z]+/(?:[^;\s]+\+)?xml")
+"""Content types of documents that browsers run scripts of."""
+_SANDBOX: Final = (
+    (b"content-security-policy", b"sandbox"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""They would run them as if they came from the live page, which is at the same origin."""
 
 
 def answer_get(
@@ -79,6 +90,8 @@ def answer_touch(outcome: Touched | Missing | Conflict[bytes], namespace: str, k
 def value(etag: bytes, caching: bytes, content_type: bytes, body: bytes) -> Answer:
     """Give the value."""
     headers = [(b"etag", etag), (b"cache-control", caching), (b"content-type", content_type)]
+    if _ACTIVE.match(content_type):
+        headers += _SANDBOX
     return Answer(200, headers, body)
 
 

@@ -59,6 +59,7 @@ INVALID_CONFIG: Final = Kind(400, "invalid-config", "The configuration is not va
 INVALID_INPUT: Final = Kind(400, "invalid-input", "The input is not valid")
 BAD_REQUEST: Final = Kind(400, "bad-request", "The request is malformed")
 UNAUTHORIZED: Final = Kind(401, "unauthorized", "A token is needed")
+CROSS_SITE: Final = Kind(403, "cross-site", "Pages of other sites may change nothing")
 NOT_FOUND: Final = Kind(404, "not-found", "There is nothing here")
 METHOD_NOT_ALLOWED: Final = Kind(405, "method-not-allowed", "The method is not allowed here")
 NOT_AN_INTEGER: Final = Kind(409, "not-an-integer", "The value is no integer")

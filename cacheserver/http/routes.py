@@ -19,7 +19,7 @@ class Route(NamedTuple):
     operation: str
     """The name of the handler."""
     statuses: tuple[int, ...]
-    """What it may answer, beside 401, 405 and 500, which every route may."""
+    """What it may answer, beside 401, 403, 405 and 500, which every route may."""
     summary: str
     query: tuple[str, ...] = ()
     """The query parameters that it knows: any other is refused."""

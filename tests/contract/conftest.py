@@ -74,7 +74,7 @@ class Service:
             found = None  # answered by the app around ours, which did not hand it on
         if found is not None and method in found.resource.routes:
             route = found.resource.routes[method]
-            assert answer.status in {*route.statuses, 401}, (route.operation, answer.status)
+            assert answer.status in {*route.statuses, 401, 403}, (route.operation, answer.status)
         return answer
 
     def told(self, target: str) -> dict[str, Any]:

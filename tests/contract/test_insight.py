@@ -57,6 +57,9 @@ def test_locks(service: Service):
     assert told["advice"]
     assert {advice["severity"] for advice in told["advice"]} <= {"act", "watch", "fine"}
     assert all(advice["text"] and advice["rule"] for advice in told["advice"])
+    if service.store is None and told["namespaces_left_out"]:
+        assert len(told["namespaces"]) == 100  # other tests have filled the server
+        return
     mine = namespace_of(service, told)
     assert mine["stripes"] == (4 if service.store else 64)
     assert mine["writes"] == 30

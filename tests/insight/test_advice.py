@@ -471,10 +471,19 @@ def test_a_large_part_of_much_is_much() -> None:
 
 
 def test_some_to_watch_and_much_in_all() -> None:
-    """Where each of ten is only to be watched, that all together are not is said first."""
+    """Where none of ten stands out, that is said first; each is to be acted on, and it says why."""
     ten = [NamespaceFigures(f"n{each}", **spread(64, 2.5)) for each in range(10)]
     found = rules(advise(figures(*ten)))
-    assert found == [("spread", "act"), *[("too-few-stripes", "watch")] * 10]
+    assert found == [("spread", "act"), *[("too-few-stripes", "act")] * 10]
+    assert "wait 2.5 % of the time (25 % with all others), spread" in advise(figures(*ten))[1].text
+
+
+def test_whole_namespaces_that_are_waited_for_everywhere() -> None:
+    """More stripes are not the answer where operations on whole namespaces keep writers waiting."""
+    many = [NamespaceFigures(f"n{each:02}", 64, read=Waits(50, 1.0), holds=9) for each in range(20)]
+    found = only(figures(*many))
+    assert found.rule == "spread"
+    assert found.text.endswith("wait for operations on whole namespaces: do those less often")
 
 
 def test_something_but_nothing_that_stands_out() -> None:
@@ -494,7 +503,7 @@ def test_conflicts_name_the_key() -> None:
     """Where writes are refused again and again, the key and what to use in its place are told."""
     of = sessions(writes=700, conflicts=300, conflict_keys=(key("hits", 243, 300),))
     advice, low = advise(figures(of))
-    assert (advice.rule, advice.severity, advice.namespace) == ("conflicts", "act", "sessions")
+    assert (advice.rule, advice.severity, advice.namespace) == ("conflicts", "watch", "sessions")
     assert advice.text == (
         "namespace sessions: 30 % of the tries to write fail since another write came first or their "
         "condition does not hold, 81 % of those on one key, hits: split that key; where clients read, "
@@ -566,8 +575,8 @@ def test_what_to_act_on_comes_first() -> None:
     assert [(advice.severity, advice.namespace) for advice in found] == [
         ("act", "whole"),
         ("act", "large"),
-        ("act", "refused"),
-        ("watch", "small"),
+        ("act", "small"),
+        ("watch", "refused"),
         ("fine", "read"),
     ]
 

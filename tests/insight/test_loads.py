@@ -232,7 +232,7 @@ def test_conflicts_of_optimistic_retries(load: Load) -> None:
     )
     assert told["conflict_keys"] == [{"key": "hits", "conflicts": conflicts, "share": 1}]
     [advice] = [each for each in locks["advice"] if each["rule"] == "conflicts"]
-    assert (advice["severity"], advice["namespace"]) == ("act", "pages")
+    assert (advice["severity"], advice["namespace"]) == ("watch", "pages")
     assert "100 % of those on one key, hits: split that key" in advice["text"]
 
 
