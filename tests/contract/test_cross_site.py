@@ -14,7 +14,7 @@ ELSEWHERE = (
     {"Origin": "http://cache.test:81"},
     {"Origin": "null"},
 )
-HERE = (
+HERE: tuple[dict[str, str], ...] = (
     {},
     {"Sec-Fetch-Site": "same-origin", "Origin": "http://cache.test"},
     {"Sec-Fetch-Site": "none"},
