@@ -2,7 +2,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test soak bench bench-eviction bench-patterns bench-store-ops peers test-tools check format lock clean
+.PHONY: help run install test soak bench bench-eviction bench-metering bench-patterns bench-store-ops peers test-tools check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
@@ -42,6 +42,10 @@ bench-eviction: install ## hit ratios of the eviction policies; ARGS="--trace PA
 	@$(PROVISION) bench-tools
 	@$(PROVISION) oracle-tools
 	@.venv-bench/bin/python -m benchmarks.eviction $(ARGS)
+
+bench-metering: install ## what it costs a GET to count, time and sample it; ARGS="--rounds 31"
+	@$(PROVISION) bench-tools
+	@.venv-bench/bin/python -m benchmarks.metering $(ARGS)
 
 bench-patterns: install ## what the locking patterns cost; ARGS="--threads 4 --only locks"
 	@$(PROVISION) bench-tools

@@ -1,6 +1,6 @@
 """What it costs to measure: our server with everything on, beside one that counts and times nothing.
 
-    .venv-bench/bin/python -m benchmarks.metering [--rounds N] [--seconds S] [--quick]
+    make bench-metering ARGS="--rounds 31"
 
 There is no switch to turn the measuring off, since nobody should want one. So the other server runs from a
 copy of the package out of which the lines are cut that count, time and sample a read, and the thread that

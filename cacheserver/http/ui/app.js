@@ -899,6 +899,13 @@ class Namespaces {
     if (!cell.firstChild) {
       const clear = make("button", { type: "button", className: "small", "aria-label": `Clear ${item.name}` }, "Clear…");
       const limit = make("button", { type: "button", className: "small", "aria-label": `Limits of ${item.name}` }, "Limits…");
+      if (/^\.\.?$/.test(item.name)) {
+        // Browsers fold these names out of a URL, in whatever way they are written.
+        for (const button of [clear, limit]) {
+          button.disabled = true;
+          button.title = "a browser cannot name this namespace: use curl --path-as-is";
+        }
+      }
       clear.addEventListener("click", () => clearing.open(cell.item));
       limit.addEventListener("click", () => limiting.open(cell.item));
       cell.append(limit, clear);
