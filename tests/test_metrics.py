@@ -28,6 +28,8 @@ from cacheserver.metrics import (
     REQUEST_BOUNDS,
     Exposition,
     Metrics,
+    Recorder,
+    Totals,
     make_registry,
     render,
 )
@@ -36,7 +38,7 @@ from cacheserver.store.outcomes import Condition, Conflict, Missing, Written
 from cacheserver.store.store import REPORTED
 from tests.insight.waiting import wait_for_a_write
 from tests.support.inside import dicts_of, keys_of_stripe
-from tests.support.threads import run_threads
+from tests.support.threads import Running, eventually, run_threads, start
 
 
 def in_thread(function: Callable[[], object]) -> None:
@@ -105,6 +107,56 @@ def test_bucket_of_a_request(seconds: float, bucket: int):
     assert sum(buckets) == 1
     if bucket < len(REQUEST_BOUNDS):
         assert seconds <= REQUEST_BOUNDS[bucket]
+
+
+def assert_same(one: Recorder, other: Recorder) -> None:
+    mine, others = one.totals(), other.totals()
+    assert mine.requests == others.requests
+    assert mine.durations.buckets == others.durations.buckets
+    assert mine.busy == pytest.approx(others.busy)
+    assert mine.durations.seconds == pytest.approx(mine.busy)
+
+
+def test_quick_reads_are_counted_before_and_after_they_are_settled():
+    """A GET that was noted the short way counts as one noted the long way does."""
+    recorder, same = Recorder(), Recorder()
+    for _ in range(3):
+        recorder.quick(0.25e-6)
+        same.request("GET", 200, 0.25e-6)
+    assert_same(recorder, same)
+    recorder.settle()
+    assert_same(recorder, same)
+    recorder.quick(0.25e-6)
+    same.request("GET", 200, 0.25e-6)
+    recorder.settle()
+    recorder.settle()
+    assert_same(recorder, same)
+
+
+def test_nobody_reads_quick_reads_twice_while_they_are_settled():
+    """Forced: whoever asks between the sum and the forgetting waits until both are done."""
+    recorder = Recorder()
+    for _ in range(3):
+        recorder.quick(1e-6)
+    asking: list[Running[Totals]] = []
+    early: list[bool] = []
+
+    class Watched(list[float]):
+        def clear(self) -> None:
+            asking.append(start(recorder.totals))
+            eventually(lambda: len(looked) > 1 or asking[0].done, "the other thread to look twice")
+            early.append(asking[0].done)
+            super().clear()
+
+        def copy(self) -> list[float]:
+            looked.append(True)
+            return super().copy()
+
+    looked: list[bool] = []
+    recorder._quick = Watched(recorder._quick)
+    recorder.settle()
+    assert early == [False]
+    assert asking[0].result().requests == {("GET", 200): 3}
 
 
 def test_methods_are_bounded():
