@@ -8,7 +8,7 @@ PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
 PYTHON_CODE := $(wildcard cacheserver tests benchmarks examples deploy/*.py deploy/grafana/*.py scripts/*.py)
-SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
+SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/debian-packages scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
 
