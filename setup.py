@@ -29,8 +29,6 @@ FLAGS = ["-O2", "-fno-strict-aliasing", "-Wno-unreachable-code"]
 DIRECTIVES = {
     "language_level": 3,
     "freethreading_compatible": True,
-    "boundscheck": False,
-    "wraparound": False,
     "cdivision": True,
     "auto_pickle": False,  # what is inside of an object is nobody's business
     # Cython's own function objects count their references: threads that call the same method of

@@ -37,7 +37,6 @@ cdef int64_t NEVER = 1 << 62
 
 
 @cython.final
-@cython.boundscheck(True)
 cdef class Deadlines:
     """The deadlines of one stripe's entries. `deadline_of(slot)` tells a slot's, 0 where it has none."""
 

@@ -677,6 +677,8 @@ class _ThreadSlot(Slot):
     def __init__(self, gate: WriteGate) -> None:
         self.inside = False  # its thread's own
         super().__init__(gate)
+        # Foreign code runs while this is held, and a signal may interrupt who waits for it.
+        self.lock = threading.Lock()
 
     def __enter__(self) -> bool:
         if self.inside:

@@ -365,13 +365,14 @@ cdef class Way:
         """The one way in which a single key is written. Returns None where it was, or the Conflict."""
         cdef Bound bound
         cdef Py_ssize_t at
+        cdef list garbage = []  # freed when no lock is held
         tries = 0  # to find room, without success
         while True:
             bound = self.bound()
             at = place(key, bound.mask)
             outcome = self._write_in(
                 <StripeBase>PyTuple_GET_ITEM(<PyObject*>bound.stripes, at),
-                key, value, ttl, keep, content_type, condition, tries > 0, done
+                key, value, ttl, keep, content_type, condition, tries > 0, done, garbage
             )
             if outcome is None:
                 if bound.marking and not done.created:
@@ -383,13 +384,13 @@ cdef class Way:
                 return outcome
             else:
                 tries = self._room.make(outcome, tries, (key,))
+                garbage.clear()
 
     cdef object _write_in(
         self, StripeBase stripe, object key, object value, double ttl, bint keep,
-        object content_type, object condition, bint thorough, Done* done
+        object content_type, object condition, bint thorough, Done* done, list garbage
     ):
         """Write the key in its stripe. Returns also False where that is retired, and Full."""
-        cdef list garbage = []  # freed when the latch is released
         cdef int64_t waited = stripe.enter()
         try:
             return self._write_locked(
@@ -532,6 +533,7 @@ cdef class Way:
                 return outcome
             else:
                 tries = self._room.make(outcome, tries, (key,))
+                garbage.clear()
 
     cdef object _renew_locked(
         self, StripeBase stripe, object key, double ttl, object condition, bint thorough,

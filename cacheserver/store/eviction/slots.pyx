@@ -38,7 +38,6 @@ cdef enum:
 
 
 @cython.final
-@cython.boundscheck(True)
 cdef class Slots:
     """Which key is where, what is linked to what, and which hits the threads have marked.
 
