@@ -676,9 +676,9 @@ class _ThreadSlot(Slot):
 
     def __init__(self, gate: WriteGate) -> None:
         self.inside = False  # its thread's own
-        super().__init__(gate)
         # Foreign code runs while this is held, and a signal may interrupt who waits for it.
         self.lock = threading.Lock()
+        super().__init__(gate)  # from here on writers know it
 
     def __enter__(self) -> bool:
         if self.inside:
