@@ -32,6 +32,7 @@ DIRECTIVES = {
     "boundscheck": False,
     "wraparound": False,
     "cdivision": True,
+    "auto_pickle": False,  # what is inside of an object is nobody's business
     # Cython's own function objects count their references: threads that call the same method of
     # objects of their own would still meet in it. Those of the interpreter are spared that.
     "binding": False,
