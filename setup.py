@@ -37,7 +37,7 @@ DIRECTIVES = {
     "embedsignature": True,
     "embedsignature.format": "clinic",
 }
-PROCESSORS = os.cpu_count() or 1
+PROCESSORS = os.process_cpu_count() or 1
 
 
 def extensions() -> list[Extension]:
@@ -98,8 +98,9 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
 
-setup(
-    ext_modules=extensions(),
-    cmdclass={"build": Build, "build_ext": BuildExtensions},
-    options={"build": {"build_base": str(BUILD)}},
-)
+if __name__ == "__main__":  # processes that translate may import this file
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build": Build, "build_ext": BuildExtensions},
+        options={"build": {"build_base": str(BUILD)}},
+    )
