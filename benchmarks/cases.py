@@ -66,7 +66,10 @@ class Case:
 
     @property
     def plain(self) -> Case:
-        """What our servers are measured with too: `beside`, and nothing that changes or ends."""
+        """What our servers are measured with too: `beside`, and nothing that changes or ends.
+
+        It has none of the headers that change in the case, so it does not pay for their bytes.
+        """
         assert self.beside is not None
         return replace(
             self,

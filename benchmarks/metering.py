@@ -41,7 +41,7 @@ from benchmarks.copies import CopyError, compile_copy, copy_here
 from benchmarks.generator import CompilerError, Generator, build
 from benchmarks.inprocess import machine, parser, spread, target, target_table, write_json
 from benchmarks.measure import say
-from benchmarks.peers import PeerError, Place, Running, Subject, running
+from benchmarks.peers import PeerError, Place, Running, Subject, from_copy, running
 
 BOUND: Final = 1.03
 """CPU time of a GET with everything on over that with nothing on, at most."""
@@ -112,10 +112,7 @@ def _without(python: str, place: Place) -> list[str]:
         compile_copy(place.folder)
     except (ValueError, CopyError) as error:
         raise PeerError(f"no copy that measures nothing: {error}") from error
-    main = f"import sys; sys.path.insert(0, {str(place.folder)!r}); "
-    main += "import cacheserver.cli; sys.exit(cacheserver.cli.main())"
-    flags = ["serve", "--port", "0", "--threads", "1", "--max-memory", "4g"]
-    return [python, "-c", main, *flags, "--log-level", "warning"]
+    return from_copy(place.folder)(python, place)
 
 
 def _subject(name: str, title: str, command: peers.Command) -> Subject:

@@ -29,6 +29,8 @@ from benchmarks.cases import TOKEN, Case
 ROOT: Final = Path(__file__).resolve().parents[1]
 OURS: Final = ("cacheserver", "cacheserver-2")
 """The subjects that targets are for."""
+BEFORE: Final = "before"
+"""The subject that is our server of another revision."""
 
 _DEADLINE: Final = 30.0
 """Seconds that a subject may take to start, and to end."""
@@ -86,13 +88,16 @@ class Subject:
     keeps: bool = True
     """Whether it keeps what it is given; else it answers the same to everything."""
     is_python: bool = True
+    like: str | None = None
+    """Another subject, in whose cases it is too."""
     is_named_only: bool = False
     """Whether it is for cases alone that name it."""
     port_from_log: bool = False
 
     def can(self, case: Case) -> bool:
         """Tell whether the case is one for this subject."""
-        named = self.name in case.subjects if case.subjects else not self.is_named_only
+        name = self.like or self.name
+        named = name in case.subjects if case.subjects else not self.is_named_only
         return (
             named
             and self.operation(case) in self.operations
@@ -309,6 +314,32 @@ SUBJECTS: Final = (
         keeps=False,
     ),
 )
+
+
+def from_copy(folder: Path) -> Command:
+    """Return how our server is started from a copy of the package in this folder."""
+
+    def command(python: str, place: Place) -> list[str]:
+        main = f"import sys; sys.path.insert(0, {str(folder)!r}); "
+        main += "import cacheserver.cli; sys.exit(cacheserver.cli.main())"
+        _, _, _, *serve = _cacheserver("--threads", "1")(python, place)
+        return [python, "-c", main, *serve]
+
+    return command
+
+
+def before(revision: str, folder: Path) -> Subject:
+    """Return our server of another revision, whose package is in the folder, ready to be imported."""
+    return Subject(
+        name=BEFORE,
+        title=f"cacheserver, {BEFORE}",
+        note=f"revision {revision}: serve --threads 1",
+        program="cacheserver",
+        command=from_copy(folder),
+        operations=_APP | {"mix"},
+        like=OURS[0],
+        port_from_log=True,
+    )
 
 
 # ---- running ----

@@ -8,9 +8,12 @@ from typing import Any, Final
 from benchmarks.cases import CASES, TARGETS, Case, Target
 from benchmarks.inprocess import describe, table, target, target_table
 from benchmarks.measure import PERCENTILES
-from benchmarks.peers import OURS, SUBJECTS
+from benchmarks.peers import BEFORE, OURS, SUBJECTS
 
-TITLES: Final = {subject.name: subject.title for subject in SUBJECTS}
+TITLES: Final = {
+    **{subject.name: subject.title for subject in SUBJECTS},
+    BEFORE: f"cacheserver, {BEFORE}",
+}
 _BUSY: Final = 0.9
 """Share of a CPU above which the generator may be what limits the rate."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import generator, http, measure, peers, report
+from benchmarks import copies, generator, http, measure, peers, report
 from benchmarks.cases import CASES, QUICK, TARGETS, TOKEN, Case
 from benchmarks.generator import CompilerError, Generator, Run, build, find_compiler, judge
 from benchmarks.inprocess import spread
@@ -317,6 +317,33 @@ def test_a_short_run_measures_our_server_beside_the_floor(tmp_path: Path) -> Non
         assert all(each["requests"] > 0 for each in case["results"].values())
     assert any(target["value"] and "uvloop echo" in target["name"] for target in result["targets"])
     assert "## get: GET hit, 64 B, 32 connections" in done.stdout
+
+
+def test_our_server_of_another_revision_is_measured_beside_ours(tmp_path: Path) -> None:
+    """It runs from its own package, and is in every case that ours is in."""
+    package = copies.copy_here(tmp_path)
+    copies.compile_copy(tmp_path)
+    with (package / "__init__.py").open("a", encoding="utf-8") as init:
+        init.write('\n__version__ = "0.0.0+before"\n')
+    other = peers.before("then", tmp_path)
+    ours = subject("cacheserver")
+    assert all(other.can(case) == ours.can(case) for case in CASES)
+    with peers.running(other) as server:
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Server")) == (200, "cacheserver/0.0.0+before")
+        connection.close()
+
+
+def test_a_revision_that_is_not_there_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is measured, and git's own words are told."""
+    monkeypatch.setattr(http, "build", lambda folder: folder)
+    assert http.main(["--quick", "--before", "never", "--output", str(tmp_path / "out")]) == 1
+    assert "never" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @needs_compiler
