@@ -27,8 +27,8 @@
  *
  * In cas and incr each connection has keys of its own. A compare-and-set sends the version that the
  * answer before it gave. An incr must answer the integer that follows the one before it. In
- * cas-conflict every request sends another version that its key no longer has, and the answer must
- * tell the one that it has.
+ * cas-conflict every request sends another version that its key no longer has, and an answer of HTTP
+ * must tell the one that it has.
  *
  * Errors count in all phases, also in warm-up; the other figures are of the window alone, except
  * "requests_outside_window". "rate" counts the answers that came within the window: with an open loop
@@ -88,7 +88,7 @@ enum kind { READ, READ_ABSENT, WRITE, REVALIDATE, WRITE_IF_MATCH, WRITE_IF_STALE
 
 /* Answers' statuses: of HTTP the number itself, of the others these. */
 enum {
-    ST_OK = 1, ST_VALUE, ST_ABSENT, ST_STORED, ST_NOT_STORED, ST_INTEGER, ST_ERROR, ST_OTHER,
+    ST_OK = 1, ST_VALUE, ST_ABSENT, ST_STORED, ST_NOT_STORED, ST_INTEGER, ST_EXISTS, ST_ERROR, ST_OTHER,
     STATUSES = 1000,
 };
 
@@ -423,13 +423,16 @@ static void append_tag(const char *name, const struct tag *tag) {
 }
 
 /* Another version for each request, which the key had before, or at least has not now. */
-static void append_stale_tag(const struct tag *tag) {
-    uint64_t now;
-    if (tag->length < 3 || !parse_number(tag->text + 1, tag->text + tag->length - 1, &now))
+static uint64_t stale_version(const struct tag *tag) {
+    uint64_t now, quote = o.protocol == HTTP;
+    if (tag->length < 3 * quote || !parse_number(tag->text + quote, tag->text + tag->length - quote, &now))
         fail(1, "the ETag %.*s is no version", tag->length, tag->text);
-    uint64_t stale = now < 2 ? now + 1 : now - 1 - random_below(smaller(now - 1, 1000000));
+    return now < 2 ? now + 1 : now - 1 - random_below(smaller(now - 1, 1000000));
+}
+
+static void append_stale_tag(const struct tag *tag) {
     append_text(&out, "If-Match: \"");
-    append_number(&out, stale);
+    append_number(&out, stale_version(tag));
     append_text(&out, "\"\r\n");
 }
 
@@ -477,9 +480,32 @@ static void append_resp(const struct request *r) {
     append(&out, "\r\n", 2);
 }
 
+/* With the meta commands, since of the others none answers the version that a write gave. */
+static void append_memcached_versioned(const struct request *r) {
+    append_text(&out, r->kind == LEARN ? "mg " : "ms ");
+    append_key(r);
+    if (r->kind == LEARN) {
+        append_text(&out, " v c\r\n");
+        return;
+    }
+    const struct tag *tag = &tags[r->key];
+    append(&out, " ", 1);
+    append_number(&out, r->length);
+    append_text(&out, " C");
+    if (r->kind == WRITE_IF_MATCH) append(&out, tag->text, tag->length);
+    else append_number(&out, stale_version(tag));
+    append_text(&out, " c\r\n");
+    append(&out, value_of(r->key), r->length);
+    append(&out, "\r\n", 2);
+}
+
 static void append_memcached(const struct request *r) {
     static const char *const commands[] = {"get ", "set ", "incr "};
     enum verb verb = verb_of(r->kind);
+    if (r->kind == LEARN || r->kind == WRITE_IF_MATCH || r->kind == WRITE_IF_STALE) {
+        append_memcached_versioned(r);
+        return;
+    }
     append_text(&out, commands[verb]);
     append_key(r);
     if (verb == V_COUNT) append_text(&out, " 1");
@@ -764,6 +790,15 @@ static bool starts(const char *text, const char *end, const char *with) {
     return (size_t)(end - text) >= length && !memcmp(text, with, length);
 }
 
+/* The version that a meta command answers is the word that begins with c. */
+static void find_version(struct answer *a, const char *text, const char *end) {
+    const char *word = memmem(text, (size_t)(end - text), " c", 2);
+    if (!word) return;
+    const char *word_end = memchr(word + 2, ' ', (size_t)(end - word - 2));
+    a->tag = word + 2;
+    a->tag_length = (size_t)((word_end ? word_end : end) - a->tag);
+}
+
 static long parse_memcached(struct answer *a, const char *text, size_t length) {
     const char *end = memmem(text, length, "\r\n", 2);
     if (!end) return length > MAX_HEAD ? -1 : 0;
@@ -774,8 +809,21 @@ static long parse_memcached(struct answer *a, const char *text, size_t length) {
         a->trail = "\r\nEND\r\n";
         if (!parse_number(size, end, &a->length)) return -1;
     }
+    else if (starts(text, end, "VA ")) {
+        const char *size = memchr(text + 3, ' ', (size_t)(end - text - 3));
+        a->status = ST_VALUE;
+        a->trail = "\r\n";
+        if (!size || !parse_number(text + 3, size, &a->length)) return -1;
+        find_version(a, text, end);
+    }
+    else if (starts(text, end, "HD")) {
+        a->status = ST_STORED;
+        find_version(a, text, end);
+    }
+    else if (starts(text, end, "EX")) a->status = ST_EXISTS;
     else if (starts(text, end, "STORED")) a->status = ST_STORED;
-    else if (starts(text, end, "END") || starts(text, end, "NOT_FOUND")) a->status = ST_ABSENT;
+    else if (starts(text, end, "EN") || starts(text, end, "NF")) a->status = ST_ABSENT;
+    else if (starts(text, end, "NOT_FOUND")) a->status = ST_ABSENT;
     else if (starts(text, end, "NOT_STORED")) a->status = ST_NOT_STORED;
     else if (starts(text, end, "ERROR")) a->status = ST_ERROR;
     else if (starts(text, end, "CLIENT_ERROR")) a->status = ST_ERROR;
@@ -792,7 +840,7 @@ static long parse_head(struct answer *a, const char *text, size_t length) {
 
 static const char *status_name(int status) {
     static const char *const names[] = {
-        "", "OK", "value", "absent", "STORED", "NOT_STORED", "integer", "error", "other",
+        "", "OK", "value", "absent", "STORED", "NOT_STORED", "integer", "exists", "error", "other",
     };
     static char number[16];
     if (o.protocol != HTTP) return names[status];
@@ -804,6 +852,8 @@ static bool is_right(enum kind kind, int status) {
     if (o.protocol != HTTP) {
         if (kind == WRITE) return status == (o.protocol == RESP ? ST_OK : ST_STORED);
         if (kind == COUNT_UP) return status == ST_INTEGER;
+        if (kind == WRITE_IF_MATCH) return status == ST_STORED;
+        if (kind == WRITE_IF_STALE) return status == ST_EXISTS;
         return status == (kind == READ_ABSENT ? ST_ABSENT : ST_VALUE);
     }
     switch (kind) {
@@ -871,7 +921,7 @@ static void examine(struct connection *c, const struct answer *a, const char *te
         note_error(E_LENGTH, "a value of %" PRIu64 " bytes", a->length);
     else if (tags && (r->kind == LEARN || r->kind == WRITE_IF_MATCH) && !a->tag_length)
         note_error(E_PARSE, "no ETag in an answer with %d", a->status);
-    else if (r->kind == WRITE_IF_STALE && !is_tag(&tags[r->key], a))
+    else if (o.protocol == HTTP && r->kind == WRITE_IF_STALE && !is_tag(&tags[r->key], a))
         note_error(E_CONTENT, "not the version of key %" PRIu64 " in an answer with 412", r->key);
     else c->wrong = false;
     c->counted = r->kind == COUNT_UP && !c->wrong;
@@ -1429,9 +1479,11 @@ static void check_arguments(void) {
     if (o.operation == OPERATIONS) fail(2, "--operation is missing");
     if (o.key_size < digits + 4)
         fail(2, "--key-size must be %" PRIu64 " or more for so many keys", digits + 4);
-    bool http_only = o.operation == CONDITIONAL_GET || o.operation == CAS || o.operation == CAS_CONFLICT ||
-                     o.operation == CONNECT || o.fixed_path || o.changing_header || *o.headers;
+    bool versioned = o.operation == CAS || o.operation == CAS_CONFLICT;
+    bool http_only = o.operation == CONDITIONAL_GET || o.operation == CONNECT || o.fixed_path ||
+                     o.changing_header || *o.headers;
     if (o.protocol != HTTP && http_only) fail(2, "that needs --protocol http");
+    if (o.protocol == RESP && versioned) fail(2, "that needs --protocol http or memcached");
     if (o.operation == FILL && o.rate > 0) fail(2, "fill takes no --rate");
     const char *name = operation_names[o.operation];
     if (o.fixed_path && (o.operation == CAS || o.operation == CAS_CONFLICT || o.operation == INCR))

@@ -44,6 +44,8 @@ _KEEPER: Final = frozenset(("get", "miss", "put", "mix", "incr"))
 """What Redis and memcached do."""
 _NEAREST: Final = {"conditional-get": "get", "cas": "put", "cas-conflict": "put"}
 """What they are measured with where they have no such operation, which the report says."""
+_VERSIONED: Final = frozenset(("cas", "cas-conflict"))
+"""What memcached does too, in one request each, with its meta commands."""
 _SECRET: Final = "a-token-for-one-benchmark"
 
 
@@ -285,12 +287,12 @@ SUBJECTS: Final = (
     Subject(
         name="memcached",
         title="memcached",
-        note="-t 1, text protocol",
+        note="-t 1, text protocol; compare-and-set by meta commands",
         program="memcached",
         command=_memcached,
         protocol="memcached",
-        operations=_KEEPER,
-        nearest=_NEAREST,
+        operations=_KEEPER | _VERSIONED,
+        nearest={name: other for name, other in _NEAREST.items() if name not in _VERSIONED},
         is_python=False,
     ),
     Subject(

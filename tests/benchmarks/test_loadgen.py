@@ -82,7 +82,8 @@ def loadgen(tmp_path_factory: pytest.TempPathFactory) -> Loadgen:
         ("--port 1 --operation get --distribution zipf:2.5", "takes a number"),
         ("--port 1 --operation get --keys 1000 --key-size 6", "must be 7 or more"),
         ("--port 1 --operation fill --rate 5", "fill takes no --rate"),
-        ("--port 1 --operation cas --protocol resp", "needs --protocol http"),
+        ("--port 1 --operation cas --protocol resp", "needs --protocol http or memcached"),
+        ("--port 1 --operation connect --protocol resp", "needs --protocol http"),
         ("--port 1 --operation cas --keys 3 --connections 4", "at least as many --keys"),
         ("--port 1 --operation incr --keys 3 --connections 4", "at least as many --keys"),
         ("--port 1 --operation cas-conflict --fixed-path /x", "takes no --fixed-path"),
@@ -695,6 +696,28 @@ def test_other_protocols(
         shorter = loadgen.report(*common, "--operation", "get", "--value-size", 99, status=3)
         assert shorter["error_kinds"].keys() == {"length"}
         missing = loadgen.report(*common, "--operation", "get", "--keys", 100000, status=3)
+        assert missing["error_kinds"].keys() == {"status"}
+
+
+def test_compare_and_set_of_memcached(loadgen: Loadgen) -> None:
+    """It is done with the versions that memcached gives; stale ones are refused, and so is no key."""
+    with peer("memcached") as port:
+        common = ["--protocol", "memcached", "--port", port, "--keys", 200, "--connections", 3]
+        common += ["--pipeline", 4, "--seconds", 0.2]
+        loadgen.report(*common, "--operation", "fill")
+        for operation in ("cas", "cas --changing-length", "cas-conflict --changing-length"):
+            report = loadgen.report(*common, "--operation", *operation.split())
+            expected = "exists" if "conflict" in operation else "STORED"
+            assert report["statuses"] == {expected: report["requests"]}
+        with socket.create_connection(("127.0.0.1", port), 5) as client:
+            client.sendall(b"stats\r\n")
+            stats = b""
+            while not stats.endswith(b"END\r\n"):
+                stats += client.recv(65536)
+        assert re.search(rb"STAT cas_badval [1-9]", stats)
+        assert re.search(rb"STAT cas_hits [1-9]", stats)
+        more = ["--changing-length", "--keys", 300]
+        missing = loadgen.report(*common, "--operation", "cas", *more, status=3)
         assert missing["error_kinds"].keys() == {"status"}
 
 
