@@ -1,6 +1,6 @@
 """Copies of the package that a benchmark changes, or that another revision had, ready to be imported.
 
-What is compiled is never taken along: a copy has its own, made of its own sources, or can't be imported.
+No compiled module is taken along: a copy has its own, made of its own sources, or can't be imported.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import io
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +28,16 @@ class CopyError(Exception):
 
 
 def copy_here(folder: Path) -> Path:
-    """Copy the sources of this checkout into a folder; return the package, not compiled yet."""
+    """Copy the sources of this checkout into a folder; return the package, not compiled yet.
+
+    What the build keeps comes along with its times, so that only what is changed in the copy is
+    compiled again.
+    """
     for name in _BUILD_FILES:
         shutil.copy2(ROOT / name, folder / name)
+    for part in (sysconfig.get_config_var("SOABI"), "c"):
+        if (kept := ROOT / "build" / part).is_dir():
+            shutil.copytree(kept, folder / "build" / part)
     return Path(shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=_BUILT))
 
 
@@ -53,7 +61,7 @@ def copy_revision(revision: str, folder: Path) -> Path:
 def compile_copy(folder: Path) -> None:
     """Compile for this interpreter what of a copy is to be compiled. Raises CopyError.
 
-    It takes as long as at an installation; none at all where every module is Python.
+    Of another revision it takes as long as at an installation; none where every module is Python.
     """
     if any((folder / PACKAGE).rglob("*.pyx")):
         _output([str(_COMPILE), "compile", str(folder), sys.executable])

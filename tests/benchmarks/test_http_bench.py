@@ -319,6 +319,7 @@ def test_a_short_run_measures_our_server_beside_the_floor(tmp_path: Path) -> Non
     assert "## get: GET hit, 64 B, 32 connections" in done.stdout
 
 
+@pytest.mark.timeout(300)
 def test_our_server_of_another_revision_is_measured_beside_ours(tmp_path: Path) -> None:
     """It runs from its own package, and is in every case that ours is in."""
     package = copies.copy_here(tmp_path)

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks import copies, metering, peers
-from benchmarks.peers import PeerError, Place, Running, running
+from benchmarks import copies, metering
+from benchmarks.peers import PeerError, Running, running
 from tests.support.server import ROOT
 
 SOURCE = """\
@@ -92,14 +93,15 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "hits = 0\n\n\ndef read():\n    global hits\n    hits += 1  # metering\n    return hits\n",
         encoding="utf-8",
     )
-    for stale in ("tally.cpython-313t-x86_64-linux-gnu.so", "tally.c"):
-        (package / "store" / stale).write_text("stale", encoding="utf-8")
+    stale = f"tally{sysconfig.get_config_var('EXT_SUFFIX')}"
+    (package / "store" / stale).write_text("stale", encoding="utf-8")
     for name in copies._BUILD_FILES:
         shutil.copy(ROOT / name, root / name)
     monkeypatch.setattr(copies, "ROOT", root)
     return root
 
 
+@pytest.mark.timeout(300)
 def test_a_copy_is_compiled_of_its_own_sources(small: Path, tmp_path: Path) -> None:
     """What was cut out is not in the module that is imported, and what was built before isn't, either."""
     counts = []
@@ -144,6 +146,7 @@ until_marked = pytest.mark.xfail(
 
 
 @until_marked
+@pytest.mark.timeout(300)  # it compiles what is cut
 def test_the_other_server_serves_and_counts_no_reads() -> None:
     """It answers as ours does, and has counted none of the quick reads."""
     answers, counted = {}, {}
@@ -164,14 +167,3 @@ def ask(server: Running, method: str, target: str = "/v1/kv/n/k") -> bytes:
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
         connection.request(method, target, b"value" if method == "PUT" else None)
         return connection.getresponse().read()
-
-
-@until_marked
-def test_the_server_that_measures_nothing_is_our_package(tmp_path: Path) -> None:
-    """It runs from the copy, and not from the package beside it."""
-    command = metering.SUBJECTS[0].command(sys.executable, Place(tmp_path, 0, None))
-    told = command[2].replace("sys.exit(cacheserver.cli.main())", "print(cacheserver.__file__)")
-    done = subprocess.run(
-        [command[0], "-c", told], capture_output=True, text=True, check=True, cwd=peers.ROOT
-    )
-    assert Path(done.stdout.strip()).parent == tmp_path / "cacheserver"

@@ -28,6 +28,7 @@ def test_targets_are_met_at_their_bound() -> None:
         assert (judged["value"], judged["met"]) == (now, met)
 
 
+@pytest.mark.timeout(300)
 def test_two_packages_are_measured_each_in_turn(tmp_path: Path) -> None:
     """A copy is what is imported from its folder, and both give a rate for every loop."""
     copies.copy_here(tmp_path)
