@@ -1,0 +1,99 @@
+"""Numbers that one thread counts for each request it answers, and any other may read meanwhile.
+
+Guarantees: no addition is lost, and no number is read half written. Only the thread that owns `Counts`
+adds to it, by loads and stores of whole 64-bit numbers (C11, relaxed); others load them. What is read of
+two numbers need not be of one instant.
+"""
+
+
+cdef extern from "Python.h":
+    ctypedef int64_t PyTime_t
+    int PyTime_MonotonicRaw(PyTime_t* result) noexcept nogil
+
+cdef extern from *:
+    """
+    static inline void cs_add(int64_t *number, int64_t more) {
+        int64_t before = __atomic_load_n(number, __ATOMIC_RELAXED);
+        __atomic_store_n(number, before + more, __ATOMIC_RELAXED);
+    }
+    static inline int64_t cs_load(int64_t *number) { return __atomic_load_n(number, __ATOMIC_RELAXED); }
+    """
+    void cs_add(int64_t* number, int64_t more) noexcept nogil
+    int64_t cs_load(int64_t* number) noexcept nogil
+
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+"""The methods that are told apart: clients can invent any number of others."""
+OTHER = "other"
+
+cdef enum:
+    FIRST_STATUS = 100
+    FIRST_BOUND = 4  # bucket k holds what took at most 2**(k + FIRST_BOUND) us; the last all else
+
+FIRST = FIRST_BOUND
+NUMBER_OF_BUCKETS = BUCKETS
+
+
+cpdef int index_of(str method):
+    """Return the number that `Counts` knows a method by: that of OTHER for one not in METHODS."""
+    return METHODS.index(method) if method in METHODS else len(METHODS)
+
+
+cdef int64_t now() noexcept:
+    """Return the monotonic clock, in nanoseconds: what `time.monotonic_ns` returns."""
+    cdef PyTime_t found = 0
+    PyTime_MonotonicRaw(&found)
+    return found
+
+
+cdef int _bucket(int64_t nanoseconds) noexcept:
+    cdef int64_t microseconds = (nanoseconds + 999) // 1000
+    cdef int bucket = 0
+    while bucket < BUCKETS - 1 and microseconds > <int64_t>1 << (bucket + FIRST_BOUND):
+        bucket += 1
+    return bucket
+
+
+cdef class Counts:
+    """How many requests one thread answered, by method and status, and how long they took."""
+
+    cdef void count(self, int method, int status) noexcept:
+        """Count a request by a method's `index_of` that got a status, from 100 to 599."""
+        cs_add(&self.requests[method][status - FIRST_STATUS], 1)
+
+    cdef void time(self, int64_t nanoseconds, int64_t number) noexcept:
+        """Note that `number` requests were answered together, each after so long."""
+        cs_add(&self.buckets[_bucket(nanoseconds)], number)
+        cs_add(&self.taken, nanoseconds * number)
+        cs_add(&self.was_busy, nanoseconds)
+
+    def request(self, str method, int status, double seconds):
+        """Note a request that was answered after so long. ValueError for a status that is none."""
+        if not FIRST_STATUS <= status < FIRST_STATUS + STATUSES:
+            raise ValueError(f"a status is a number from 100 to 599, not {status}")
+        self.count(index_of(method), status)
+        self.took(seconds)
+
+    def took(self, double seconds, int64_t number=1):
+        """Note that `number` requests were answered together, each after so long."""
+        self.time(<int64_t>(seconds * 1e9 + 0.5), number)
+
+    def by_label(self):
+        """Return how many requests there were by (method, status), where there was any."""
+        return {
+            ((*METHODS, OTHER)[method], FIRST_STATUS + status): cs_load(&self.requests[method][status])
+            for method in range(METHODS_KNOWN)
+            for status in range(STATUSES)
+            if cs_load(&self.requests[method][status])
+        }
+
+    def by_bucket(self):
+        """Return how many requests there were in each bucket."""
+        return tuple([cs_load(&self.buckets[bucket]) for bucket in range(BUCKETS)])
+
+    def seconds(self):
+        """Return the seconds of all requests together: those answered together count each."""
+        return cs_load(&self.taken) / 1e9
+
+    def busy(self):
+        """Return the seconds spent on requests: those answered together count once."""
+        return cs_load(&self.was_busy) / 1e9
