@@ -36,7 +36,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 import cacheserver
-from cacheserver.recording import FIRST, NUMBER_OF_BUCKETS, Counts
+from cacheserver.recording import FIRST, NUMBER_OF_BUCKETS, RequestCounts
 from cacheserver.slowlog import SLOW_THRESHOLD, SlowLog, SlowOperation
 from cacheserver.store.counters import PerThread
 from cacheserver.store.locks import WAIT_BOUNDS, Histogram, LockStatistics
@@ -61,7 +61,7 @@ LOOP_PERIOD: Final = 1.0
 """Seconds within which every event loop wakes up and says so, and much sooner in fact."""
 
 
-class Recorder(Counts):
+class Recorder(RequestCounts):
     """What one thread notes down. Only that thread writes; others may read at any time."""
 
     __slots__ = ("_lags", "_timer", "connections", "thread")

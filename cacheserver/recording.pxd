@@ -7,7 +7,7 @@ cdef enum:
     STATUSES = 500
     BUCKETS = 22
 
-cdef class Counts:
+cdef class RequestCounts:
     cdef int64_t requests[METHODS_KNOWN][STATUSES]
     cdef int64_t buckets[BUCKETS]
     cdef int64_t taken
@@ -16,5 +16,4 @@ cdef class Counts:
     cdef void count(self, int method, int status) noexcept
     cdef void time(self, int64_t nanoseconds, int64_t number) noexcept
 
-cdef int64_t now() noexcept
 cpdef int index_of(str method)

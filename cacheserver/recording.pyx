@@ -1,25 +1,12 @@
 """Numbers that one thread counts for each request it answers, and any other may read meanwhile.
 
-Guarantees: no addition is lost, and no number is read half written. Only the thread that owns `Counts`
-adds to it, by loads and stores of whole 64-bit numbers (C11, relaxed); others load them. What is read of
+Guarantees: no addition is lost, and no number is read half written. Only the thread that owns `RequestCounts`
+adds to it, by loads and stores of whole 64-bit numbers (store/atomic.h); others load them. What is read of
 two numbers need not be of one instant.
 """
 
 
-cdef extern from "Python.h":
-    ctypedef int64_t PyTime_t
-    int PyTime_MonotonicRaw(PyTime_t* result) noexcept nogil
-
-cdef extern from *:
-    """
-    static inline void cs_add(int64_t *number, int64_t more) {
-        int64_t before = __atomic_load_n(number, __ATOMIC_RELAXED);
-        __atomic_store_n(number, before + more, __ATOMIC_RELAXED);
-    }
-    static inline int64_t cs_load(int64_t *number) { return __atomic_load_n(number, __ATOMIC_RELAXED); }
-    """
-    void cs_add(int64_t* number, int64_t more) noexcept nogil
-    int64_t cs_load(int64_t* number) noexcept nogil
+from cacheserver.store.atomic cimport number_add, number_get
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 """The methods that are told apart: clients can invent any number of others."""
@@ -34,15 +21,8 @@ NUMBER_OF_BUCKETS = BUCKETS
 
 
 cpdef int index_of(str method):
-    """Return the number that `Counts` knows a method by: that of OTHER for one not in METHODS."""
+    """Return the number that `RequestCounts` knows a method by: that of OTHER for one not in METHODS."""
     return METHODS.index(method) if method in METHODS else len(METHODS)
-
-
-cdef int64_t now() noexcept:
-    """Return the monotonic clock, in nanoseconds: what `time.monotonic_ns` returns."""
-    cdef PyTime_t found = 0
-    PyTime_MonotonicRaw(&found)
-    return found
 
 
 cdef int _bucket(int64_t nanoseconds) noexcept:
@@ -53,18 +33,18 @@ cdef int _bucket(int64_t nanoseconds) noexcept:
     return bucket
 
 
-cdef class Counts:
+cdef class RequestCounts:
     """How many requests one thread answered, by method and status, and how long they took."""
 
     cdef void count(self, int method, int status) noexcept:
         """Count a request by a method's `index_of` that got a status, from 100 to 599."""
-        cs_add(&self.requests[method][status - FIRST_STATUS], 1)
+        number_add(&self.requests[method][status - FIRST_STATUS], 1)
 
     cdef void time(self, int64_t nanoseconds, int64_t number) noexcept:
         """Note that `number` requests were answered together, each after so long."""
-        cs_add(&self.buckets[_bucket(nanoseconds)], number)
-        cs_add(&self.taken, nanoseconds * number)
-        cs_add(&self.was_busy, nanoseconds)
+        number_add(&self.buckets[_bucket(nanoseconds)], number)
+        number_add(&self.taken, nanoseconds * number)
+        number_add(&self.was_busy, nanoseconds)
 
     def request(self, str method, int status, double seconds):
         """Note a request that was answered after so long. ValueError for a status that is none."""
@@ -80,20 +60,20 @@ cdef class Counts:
     def by_label(self):
         """Return how many requests there were by (method, status), where there was any."""
         return {
-            ((*METHODS, OTHER)[method], FIRST_STATUS + status): cs_load(&self.requests[method][status])
+            ((*METHODS, OTHER)[method], FIRST_STATUS + status): number_get(&self.requests[method][status])
             for method in range(METHODS_KNOWN)
             for status in range(STATUSES)
-            if cs_load(&self.requests[method][status])
+            if number_get(&self.requests[method][status])
         }
 
     def by_bucket(self):
         """Return how many requests there were in each bucket."""
-        return tuple([cs_load(&self.buckets[bucket]) for bucket in range(BUCKETS)])
+        return tuple([number_get(&self.buckets[bucket]) for bucket in range(BUCKETS)])
 
     def seconds(self):
         """Return the seconds of all requests together: those answered together count each."""
-        return cs_load(&self.taken) / 1e9
+        return number_get(&self.taken) / 1e9
 
     def busy(self):
         """Return the seconds spent on requests: those answered together count once."""
-        return cs_load(&self.was_busy) / 1e9
+        return number_get(&self.was_busy) / 1e9

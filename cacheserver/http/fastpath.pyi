@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from cacheserver.http.access import Tokens
-from cacheserver.recording import Counts
+from cacheserver.recording import RequestCounts
 from cacheserver.slowlog import SlowLog
 from cacheserver.store.store import Store
 
@@ -24,6 +24,6 @@ class Connection:
 
 class FastPath:
     def __init__(
-        self, store: Store, tokens: Tokens | None, recorder: Counts, slowlog: SlowLog
+        self, store: Store, tokens: Tokens | None, recorder: RequestCounts, slowlog: SlowLog
     ) -> None: ...
     def refresh(self, default_headers: Iterable[tuple[bytes, bytes]]) -> None: ...

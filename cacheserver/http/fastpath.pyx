@@ -15,7 +15,7 @@ import logging
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcmp, memcpy
 
 from cacheserver.http.answers cimport Answers
 from cacheserver.http.head cimport (
@@ -35,7 +35,12 @@ from cacheserver.http.head cimport (
     is_digits,
     read_head,
 )
-from cacheserver.recording cimport Counts, index_of, now
+from cacheserver.recording cimport RequestCounts, index_of
+from cacheserver.store.atomic cimport clock_ns
+from cacheserver.store.latch cimport WaitCount
+from cacheserver.store.record cimport Fields, content_type_of, entry_of, read_fields
+from cacheserver.store.view cimport NamespaceView
+from cacheserver.store.way cimport Done
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -278,50 +283,6 @@ cdef bint _admits(tuple tokens, Span* given) noexcept:
     return found
 
 
-# The store.
-
-cdef struct Fields:
-    const char* value
-    Py_ssize_t size
-    uint64_t version
-    double deadline
-    int code
-
-cdef struct Done:
-    uint64_t version
-    bint created
-
-cdef dict _CODES = {text: code for code, text in enumerate(COMMON_CONTENT_TYPES)}
-
-
-cdef object find(object view, str key):
-    return view.entries.read(key)
-
-
-cdef int read_fields(object record, Fields* fields) except -1:
-    value, version, deadline, content_type, slot = record
-    fields.value = PyBytes_AS_STRING(<bytes>value)
-    fields.size = len(value)
-    fields.version = version
-    fields.deadline = deadline
-    fields.code = _CODES.get(content_type, -1)
-    return 0
-
-
-cdef str content_type_of(object record):
-    return record[3]
-
-
-cdef object write(
-    object view, str key, bytes value, object ttl, str content_type, object condition, Done* done
-):
-    outcome = view.put(key, value, ttl, content_type, condition)
-    if len(outcome) == 1:
-        return outcome
-    done.version, done.created = outcome
-    return None
-
-
 # Numbers.
 
 cdef extern from *:
@@ -410,7 +371,7 @@ cdef class Connection:
         self._head = rest[: head.size]
         self._body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>head.body)
         self._filled = 0
-        self._body_since = now()
+        self._body_since = clock_ns()
         self.kept_since = since
         return self._fill(PyBytes_AS_STRING(rest) + head.size, len(rest) - head.size)
 
@@ -437,10 +398,10 @@ cdef class FastPath:
     cdef object _clock
     cdef int64_t _max_value_size
     cdef tuple _tokens
-    cdef Counts _counts
+    cdef RequestCounts _counts
     cdef object _slowlog
     cdef int64_t _threshold
-    cdef object _waits
+    cdef WaitCount _waits
     cdef Wish _wish
     cdef Answers _answers
     cdef int _first
@@ -494,7 +455,7 @@ cdef class FastPath:
                     return 0
             elif result == PARTIAL and connection.ready:
                 if at > before or not since:
-                    since = now() / 1e9
+                    since = clock_ns() / 1e9
                 if head.body:
                     return connection._keep_body(data[at:], &head, since)
                 return connection._keep(data[at:], since)
@@ -513,7 +474,7 @@ cdef class FastPath:
         cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
         cdef Result result = COMPLETE
         cdef int number = 0
-        cdef int64_t started = now()
+        cdef int64_t started = clock_ns()
         self._first = 0
         self._is_full = False
         while at[0] < end and number < TOGETHER and not self._is_full:
@@ -541,7 +502,7 @@ cdef class FastPath:
         cdef bytes body = connection._body
         cdef const char* text = PyBytes_AS_STRING(lines)
         cdef int64_t since = connection._body_since
-        cdef int64_t started = now()
+        cdef int64_t started = clock_ns()
         cdef Head head
         connection._forget()
         self._first = 0
@@ -594,7 +555,7 @@ cdef class FastPath:
         more by `_ask`, and so counted once more as read than by the app.
         """
         cdef Operation operation = head.operation
-        view = self._find(self._wish.space)
+        cdef NamespaceView view = self._find(self._wish.space)
         if view is None:
             return False
         try:
@@ -610,11 +571,11 @@ cdef class FastPath:
             pass  # who is asked next forgets it
         return False
 
-    cdef bint _get(self, Head* head, object view) except -1:
+    cdef bint _get(self, Head* head, NamespaceView view) except -1:
         cdef Wish wish = self._wish
         cdef Fields fields
         cdef double left = -1.0
-        record = find(view, wish.key)
+        record = view.find(wish.key)
         if record is None:
             if wish.wanted.kind != ABSENT:
                 self._give(head, kv.conflict(None))
@@ -652,15 +613,16 @@ cdef class FastPath:
 
     cdef object _value(self, object record):
         """Return the answer that gives a value of a content type which is not a common one."""
-        return kv.answer_get(self._view, record, self._wish.space, self._wish.key, None, None)
+        entry = entry_of(record)
+        return kv.answer_get(self._view, entry, self._wish.space, self._wish.key, None, None)
 
-    cdef bint _put(self, Head* head, object view, bytes body) except -1:
+    cdef bint _put(self, Head* head, NamespaceView view, bytes body) except -1:
         cdef Wish wish = self._wish
         cdef Done done
         if wish.ttl is not None and not 0 <= <double>wish.ttl <= _LONGEST:
             return False
-        conflict = write(
-            view, wish.key, body, wish.ttl, wish.content_type, wish.condition(), &done
+        conflict = view.write(
+            wish.key, body, wish.ttl, wish.content_type, wish.condition(), &done
         )
         if conflict is not None:
             self._refuse(head, conflict)
@@ -669,7 +631,7 @@ cdef class FastPath:
         self._answers.put_written(done.created, done.version)
         return True
 
-    cdef bint _delete(self, Head* head, object view) except -1:
+    cdef bint _delete(self, Head* head, NamespaceView view) except -1:
         cdef Wish wish = self._wish
         outcome = view.delete(wish.key, wish.condition())
         if type(outcome) is Deleted:
@@ -679,7 +641,7 @@ cdef class FastPath:
             self._give(head, kv.answer_delete(outcome, wish.space, wish.key))
         return True
 
-    cdef bint _incr(self, Head* head, object view) except -1:
+    cdef bint _incr(self, Head* head, NamespaceView view) except -1:
         """Add to a number, where nobody is quicker and nothing special is asked for."""
         cdef Wish wish = self._wish
         cdef Fields fields
@@ -689,7 +651,7 @@ cdef class FastPath:
         if wish.ttl is not None or wish.condition() is not None:
             return False
         view.check_condition(None)
-        record = find(view, wish.key)
+        record = view.find(wish.key)
         if record is None:
             total = operations.summed(None, wish.by, wish.initial)
             expected = _condition(None, _NOTHING, False, True)
@@ -701,7 +663,7 @@ cdef class FastPath:
                 total = operations.summed(text, wish.by, wish.initial)
             expected = _condition(frozenset((fields.version,)), _NOTHING, False, False)
             content_type, ttl = content_type_of(record), KEEP
-        if write(view, wish.key, b"%d" % total, ttl, content_type, expected, &done) is not None:
+        if view.write(wish.key, b"%d" % total, ttl, content_type, expected, &done) is not None:
             return False  # somebody was quicker
         self._count(head, 200)
         self._answers.put_changed(b"value", total, done.version)
@@ -772,7 +734,7 @@ cdef class FastPath:
         `since` is when they had come, `started` when the work began. What was waited for is forgotten: it
         was for them.
         """
-        cdef int64_t ended = now()  # metering
+        cdef int64_t ended = clock_ns()  # metering
         self._counts.time(ended - since, number)  # metering
         if ended - started >= self._threshold:  # metering
             self._note_slow(text, size, ended - started, number)  # metering
