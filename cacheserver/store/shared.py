@@ -264,7 +264,7 @@ class Shared[K, V]:
 
     def _divert_locked(self) -> None:
         for view in self._living_views_locked():
-            view.read_locked()
+            view.divert()
 
     def _bind_locked(self, keep_marks: bool) -> None:
         """Have all views read from the dicts that there are now."""

@@ -2,6 +2,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cacheserver.store.budget cimport Quota
 from cacheserver.store.counts cimport Counts
+from cacheserver.store.eviction.slots cimport Slots
+from cacheserver.store.expiry cimport Deadlines
 from cacheserver.store.latch cimport Latch
 
 cdef struct Done:
@@ -16,8 +18,8 @@ cdef class StripeBase(Latch):
     cdef int64_t _expirations
     # Replaced by who holds the latch. Who holds it reads them as they are, others as properties.
     cdef object _data
-    cdef object _slots
-    cdef object _deadlines
+    cdef Slots _slots
+    cdef Deadlines _deadlines
     cdef object _policy
     cdef Quota _quota
 

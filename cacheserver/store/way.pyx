@@ -265,8 +265,8 @@ cdef class Way:
         """Read without locks, unless somebody wants otherwise."""
         flag_set(&self.bound().free, not self._shared.diverted)
 
-    def read_locked(self):
-        """Read under the locks from now on."""
+    def divert(self):
+        """Read under the locks from now on, until `read_freely`."""
         flag_set(&self.bound().free, False)
 
     def reads_freely(self):
