@@ -38,11 +38,11 @@ cdef class Mutex:
 
         A test may put a lock of its own here, which sees everything that happens, while nobody uses this.
         """
-        return Bare(self) if self.watched is None else self.watched
+        return _Bare(self) if self.watched is None else self.watched
 
     @lock.setter
     def lock(self, lock):
-        self.watched = None if type(lock) is Bare and (<Bare>lock).of is self else lock
+        self.watched = None if type(lock) is _Bare and (<_Bare>lock).of is self else lock
 
     def locked(self):
         """Tell whether anybody holds it right now."""
@@ -70,7 +70,7 @@ cdef class Mutex:
         return 0
 
 
-cdef class Bare:
+cdef class _Bare:
     """The mutex itself, as a lock."""
 
     cdef Mutex of

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheserver import operations
+from cacheserver.store.counts import Counts
 from cacheserver.store.entry import VALUE
 from cacheserver.store.heat import (
     CAPACITY,
@@ -260,7 +261,7 @@ def test_few_reads_of_many_views_are_sampled_as_often_as_many_of_one() -> None:
     heat = ThreadHeat(lambda: 0.0)
     told = 0
     for _ in range(10_000):
-        counts = [0, 0, 0, 0]
+        counts = Counts(4)
         sampler = KeySampler("things", counts, heat)
         for _ in range(10):
             counts[0] += 1
