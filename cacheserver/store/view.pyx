@@ -127,14 +127,18 @@ cdef class NamespaceView:
         return outcome
 
     cdef int _wrote(self, object key) except -1:
+        # metering: begin
         cdef int64_t writes = number_add(&self._counts.numbers[WRITES], 1)
         if writes >= number_get(&self._due.numbers[WRITES]):
             self._sampler.wrote(key)
+        # metering: end
         return 0
 
     cdef int _refused(self, object key) except -1:
+        # metering: begin
         number_add(&self._counts.numbers[CONFLICTS], 1)
         self._sampler.conflict(key)
+        # metering: end
         return 0
 
 

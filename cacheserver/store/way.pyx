@@ -301,8 +301,10 @@ cdef class Way:
         at = place(key, bound.mask)
         PyDict_GetItemRef(PyTuple_GET_ITEM(<PyObject*>bound.dicts, at), <PyObject*>key, &found)
         if found == NULL:
+            # metering: begin
             if number_add(&self._counts.numbers[MISSES], 1) >= number_get(&self._due.numbers[MISSES]):
                 self._sampler.read(key, MISSES)
+            # metering: end
             return None
         record = <object>found
         Py_DECREF(found)
@@ -312,8 +314,10 @@ cdef class Way:
             return self.find_locked(key)
         if bound.marking:
             self._mark(bound, at, fields.slot)
+        # metering: begin
         if number_add(&self._counts.numbers[HITS], 1) >= number_get(&self._due.numbers[HITS]):
             self._sampler.read(key, HITS)
+        # metering: end
         return record
 
     cdef object find_locked(self, object key):

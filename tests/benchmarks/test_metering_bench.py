@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import copies, metering
-from benchmarks.peers import PeerError, Running, running
+from benchmarks.peers import Running, running
 from tests.support.server import ROOT
 
 SOURCE = """\
@@ -138,14 +138,6 @@ def test_sources_that_do_not_compile_are_told(small: Path, tmp_path: Path) -> No
         copies.compile_copy(folder)
 
 
-until_marked = pytest.mark.xfail(
-    strict=True,
-    raises=PeerError,
-    reason="no line of the package is marked as one that measures yet",
-)
-
-
-@until_marked
 @pytest.mark.timeout(300)  # it compiles what is cut
 def test_the_other_server_serves_and_counts_no_reads() -> None:
     """It answers as ours does, and has counted none of the quick reads."""
