@@ -102,6 +102,13 @@ cdef object written(uint64_t version, bint created):
     return made
 
 
+cdef object _conflict(object current):
+    """Return a `Conflict` likewise."""
+    made = tuple_of(_conflict_type, 1)
+    put_item(made, 0, current)
+    return made
+
+
 cdef bint _holds(object condition, uint64_t current) except -1:
     """Tell whether a condition holds for this version, 0 where the key is not there."""
     cdef PyObject* match
@@ -430,7 +437,7 @@ cdef class Way:
                 now = self.now()
             deadline = now + ttl
         if condition is not None and not _holds(condition, 0 if created else fields.version):
-            return Conflict(None if created else entry_of(current))
+            return _conflict(None if created else entry_of(current))
         if created:
             if key is None:  # as a free slot has
                 raise TypeError("None is no key")
@@ -499,7 +506,7 @@ cdef class Way:
         if condition is not None and not _holds(
             condition, 0 if current is None else fields.version
         ):
-            return Conflict(None if current is None else entry_of(current))
+            return _conflict(None if current is None else entry_of(current))
         if current is None:
             return Missing()
         less = self._more(key, current, None)
@@ -556,7 +563,7 @@ cdef class Way:
         if condition is not None and not _holds(
             condition, 0 if current is None else fields.version
         ):
-            return Conflict(None if current is None else entry_of(current))
+            return _conflict(None if current is None else entry_of(current))
         if current is None:
             return Missing()
         if ttl:

@@ -27,11 +27,11 @@ from cacheserver.store.heat import (
     HotKey,
     HotKeys,
     KeySampler,
-    SpaceSaving,
     ThreadHeat,
     _margin,
 )
 from cacheserver.store.outcomes import Condition, Conflict, Put, Refused, Written
+from cacheserver.store.spacesaving import SpaceSaving
 from cacheserver.store.store import Store
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
