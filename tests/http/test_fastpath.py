@@ -311,7 +311,9 @@ PIPELINE = (
     + get("k", HOST + b"If-None-Match: *\r\n")
     + post("append", "a%2Fb?ttl=60", b"more")
     + post("incr", "n?by=-5")
-    + b"DELETE /v1/kv/n/k HTTP/1.1\r\n" + HOST + b"\r\n"
+    + b"DELETE /v1/kv/n/k HTTP/1.1\r\n"
+    + HOST
+    + b"\r\n"
 )
 ANSWERS = [404, 201, 412, 304, 200, 200, 204]
 
