@@ -1,13 +1,13 @@
 """SpaceSaving: the heaviest of many items, in bounded memory.
 
 Guarantees: it keeps `capacity` items, whatever comes. For each of them count - overcount <= true
-sum <= count, and whatever isn't kept has a true sum of `floor` at most; also after merging. One thread
-adds; any may read at any time, and then sees numbers for which that holds.
+sum <= count, and whatever isn't kept has a true sum of `floor` at most; also after merging. One
+thread adds; any may read at any time, and then sees numbers for which that holds.
 
-The sketch is that of A. Metwally, D. Agrawal, A. El Abbadi: Efficient Computation of Frequent and Top-k
-Elements in Data Streams (ICDT 2005); merging as in P. K. Agarwal et al.: Mergeable Summaries (PODS 2012).
-The least item is found by looking at all counts, which lie side by side: for some hundred that is quicker
-than keeping a heap.
+The sketch is that of A. Metwally, D. Agrawal, A. El Abbadi: Efficient Computation of Frequent and
+Top-k Elements in Data Streams (ICDT 2005); merging as in P. K. Agarwal et al.: Mergeable Summaries
+(PODS 2012). The least item is found by looking at all counts, which lie side by side: for some
+hundred that is quicker than keeping a heap.
 """
 
 from types import GenericAlias
@@ -62,7 +62,8 @@ cdef class SpaceSaving:
         cdef PyObject* found = NULL
         cdef Py_ssize_t place
         cdef int64_t count
-        number_add(&self._total, weight)  # first, so that nobody sees an item with more than all have
+        # First, so that nobody sees an item with more than all have together.
+        number_add(&self._total, weight)
         PyDict_GetItemRef(<PyObject*>self._kept, <PyObject*>item, &found)
         if found != NULL:
             place = (<Sums>found).place

@@ -143,7 +143,7 @@ cdef class NamespaceView:
 
 
 def _as_bytes(value):
-    """Return what is kept: a copy of what may still change. TypeError where it is nothing like bytes."""
+    """Return what is kept, a copy of what may still change. TypeError for what isn't like bytes."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it")
