@@ -40,8 +40,8 @@ from cacheserver.insight.window import (
     window_figures,
 )
 from cacheserver.metrics import REQUEST_BOUNDS, Metrics
-from cacheserver.store.heat import CAPACITY
 from cacheserver.store.namespace import Namespace, Pulse
+from cacheserver.store.sampler import CAPACITY
 from cacheserver.store.store import Store
 
 INTERVAL: Final = 1.0

@@ -26,8 +26,9 @@ from cacheserver.insight.figures import (
     Waits,
 )
 from cacheserver.metrics import Metrics, Totals
-from cacheserver.store.heat import WINDOW, HotKeys
+from cacheserver.store.heat import HotKeys
 from cacheserver.store.namespace import Namespace, Pulse
+from cacheserver.store.sampler import WINDOW
 from cacheserver.store.store import Store
 
 DETAILED: Final = 100

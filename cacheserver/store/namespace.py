@@ -22,7 +22,7 @@ from cacheserver.store.counters import PerThread, Tally
 from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, Keep
 from cacheserver.store.eviction.policy import check_policy
 from cacheserver.store.graveyard import Graveyard
-from cacheserver.store.heat import Heat, KeySampler, Sampler
+from cacheserver.store.heat import Heat
 from cacheserver.store.locks import LockStatistics
 from cacheserver.store.names import check_ttl
 from cacheserver.store.outcomes import (
@@ -37,6 +37,7 @@ from cacheserver.store.outcomes import (
 )
 from cacheserver.store.record import growth
 from cacheserver.store.room import Neighbour, Room
+from cacheserver.store.sampler import KeySampler, Sampler
 from cacheserver.store.shared import StripeWaits, check_stripes
 from cacheserver.store.stripe import Contents
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict

@@ -21,10 +21,10 @@ from cacheserver.errors import NamespaceGone
 from cacheserver.store.budget import REASONS, Budget, Reason
 from cacheserver.store.entry import DEADLINE, Entry, Record
 from cacheserver.store.eviction.policy import check_policy, make_policy
-from cacheserver.store.heat import Sampler
 from cacheserver.store.locks import LockStatistics, Slot, WriteGate
 from cacheserver.store.record import deadline_of, pack, slot_of, unpack, with_slot
 from cacheserver.store.room import Neighbour, Room
+from cacheserver.store.sampler import Sampler
 from cacheserver.store.stripe import NO_EVICTIONS, Contents, Growth, Stripe
 from cacheserver.store.way import MAX_STRIPES, Way, stripe_number
 

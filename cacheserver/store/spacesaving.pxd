@@ -11,6 +11,7 @@ cdef class SpaceSaving:
     cdef int64_t _floor
     cdef dict _kept
     cdef list _items
+    cdef Py_ssize_t _used
     cdef int64_t* _counts
     cdef int64_t* _turns
     cdef int64_t _turn

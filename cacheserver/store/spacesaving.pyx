@@ -37,7 +37,7 @@ cdef class SpaceSaving:
             raise ValueError(f"a sketch keeps one item at least, not {capacity}")
         self.capacity = capacity
         self._kept = {}  # items to their Sums; never replaced, so others may copy it
-        self._items = []  # by place, as the counts are; for who adds only
+        self._items = [None] * capacity  # by place, as the counts are; for who adds only
         self._counts = <int64_t*>PyMem_Calloc(capacity, sizeof(int64_t))
         self._turns = <int64_t*>PyMem_Calloc(capacity, sizeof(int64_t))
         if not self._counts or not self._turns:
@@ -70,16 +70,16 @@ cdef class SpaceSaving:
             self._counts[place] = number_add(&(<Sums>found).count, weight)
             Py_DECREF(found)
             return 0
-        if len(self._items) < self.capacity:
-            self._items.append(item)
-            return self._keep(item, len(self._items) - 1, self._floor + weight, self._floor)
+        place = self._used
+        if place < self.capacity:
+            self._used = place + 1
+            return self._keep(item, place, self._floor + weight, self._floor)
         place = self._least()
         count = self._counts[place]
         gone = self._items[place]
         # Put in before the other goes, so that nobody ever sees neither of them.
         self._keep(item, place, count + weight, count)
         number_set(&self._floor, count)
-        self._items[place] = item
         del self._kept[gone]
         return 0
 
@@ -91,6 +91,7 @@ cdef class SpaceSaving:
         self._turn += 1
         self._counts[place] = count
         self._turns[place] = self._turn
+        self._items[place] = item
         self._kept[item] = sums
         return 0
 
@@ -131,8 +132,8 @@ cdef class SpaceSaving:
                 sums[item] = before[0] + count - floor, before[1] + overcount - floor
         heaviest = sorted([(item, *both) for item, both in sums.items()], key=_by_count)
         for item, count, overcount in heaviest[:capacity]:
-            merged._items.append(item)
-            merged._keep(item, len(merged._items) - 1, count, overcount)
+            merged._keep(item, merged._used, count, overcount)
+            merged._used += 1
         merged._floor = max(floors, heaviest[capacity][1]) if len(heaviest) > capacity else floors
         merged._total = sum([total for _, _, total in parts])
         return merged

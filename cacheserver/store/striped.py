@@ -33,10 +33,10 @@ from cacheserver.clock import Clock
 from cacheserver.store.budget import Budget
 from cacheserver.store.counts import Counts
 from cacheserver.store.entry import VALUE, VERSION, Entry, Record
-from cacheserver.store.heat import Sampler
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Put, Refused, Written
 from cacheserver.store.record import deadline_of, unpack
 from cacheserver.store.room import Neighbour, Room
+from cacheserver.store.sampler import Sampler
 from cacheserver.store.shared import Bury, Shared, StripedPulse, StripedStatistics, StripeWaits
 from cacheserver.store.stripe import Contents, Growth, Stripe
 from cacheserver.store.transaction import transact

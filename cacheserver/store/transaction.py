@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cacheserver.store.entry import SLOT, VERSION, Entry, Keep, Record
-from cacheserver.store.heat import Sampler
 from cacheserver.store.names import check_ttl
 from cacheserver.store.outcomes import Condition, Deleted, Missing, Put, Refused, Written
 from cacheserver.store.room import Full
+from cacheserver.store.sampler import Sampler
 from cacheserver.store.shared import Shared
 from cacheserver.store.stripe import Stripe
 from cacheserver.store.way import stripe_number

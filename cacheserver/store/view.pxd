@@ -1,10 +1,11 @@
 from cacheserver.store.counts cimport Counts
+from cacheserver.store.sampler cimport Sampler
 from cacheserver.store.way cimport Done, Way
 
 cdef class NamespaceView:
     cdef readonly Way entries
     cdef readonly Counts _counts
-    cdef object _sampler
+    cdef Sampler _sampler
     cdef Counts _due
     cdef double _default_ttl
     cdef bint _require_cas

@@ -1,6 +1,5 @@
 from cacheserver.store.counts import Counts
 from cacheserver.store.entry import Entry, Keep
-from cacheserver.store.heat import Sampler
 from cacheserver.store.namespace import NamespaceConfig
 from cacheserver.store.outcomes import (
     Condition,
@@ -12,6 +11,7 @@ from cacheserver.store.outcomes import (
     Touched,
     Written,
 )
+from cacheserver.store.sampler import Sampler
 from cacheserver.store.striped import StripedDict
 
 class NamespaceView:

@@ -5,6 +5,7 @@ from cacheserver.store.counts cimport Counts
 from cacheserver.store.eviction.slots cimport Slots
 from cacheserver.store.expiry cimport Deadlines
 from cacheserver.store.latch cimport Latch
+from cacheserver.store.sampler cimport Sampler
 
 cdef struct Done:
     uint64_t version
@@ -37,7 +38,7 @@ cdef class Way:
     cdef readonly object _room
     cdef readonly object _growth
     cdef readonly object _monotonic
-    cdef readonly object _sampler
+    cdef readonly Sampler _sampler
     cdef readonly Counts _counts
     cdef Counts _due
     cdef bint _packs

@@ -7,10 +7,10 @@ from cacheserver.store.entry import Entry, Keep, Record
 from cacheserver.store.eviction.policy import Policy
 from cacheserver.store.eviction.slots import Slots
 from cacheserver.store.expiry import Deadlines
-from cacheserver.store.heat import Sampler
 from cacheserver.store.latch import Latch
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Touched, Written
 from cacheserver.store.room import Room
+from cacheserver.store.sampler import Sampler
 from cacheserver.store.shared import Shared
 from cacheserver.store.stripe import Growth, Stripe
 

@@ -17,9 +17,9 @@ import pytest
 
 from cacheserver.insight.history import INTERVAL, POINTS, SHARE, History, Record
 from cacheserver.metrics import REQUEST_BOUNDS, Metrics
-from cacheserver.store.heat import WINDOW
 from cacheserver.store.namespace import NamespaceConfig
 from cacheserver.store.outcomes import Condition
+from cacheserver.store.sampler import WINDOW
 from cacheserver.store.store import Store
 from tests.conftest import Maker
 from tests.insight.waiting import hold_stripe, wait_for_a_write

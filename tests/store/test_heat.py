@@ -18,19 +18,9 @@ from hypothesis import strategies as st
 from cacheserver import operations
 from cacheserver.store.counts import Counts
 from cacheserver.store.entry import VALUE
-from cacheserver.store.heat import (
-    CAPACITY,
-    KINDS,
-    SAMPLE,
-    WINDOW,
-    Heat,
-    HotKey,
-    HotKeys,
-    KeySampler,
-    ThreadHeat,
-    _margin,
-)
+from cacheserver.store.heat import KINDS, Heat, HotKey, HotKeys, _margin
 from cacheserver.store.outcomes import Condition, Conflict, Put, Refused, Written
+from cacheserver.store.sampler import CAPACITY, SAMPLE, WINDOW, KeySampler, ThreadHeat
 from cacheserver.store.spacesaving import SpaceSaving
 from cacheserver.store.store import Store
 from tests.conftest import Maker
