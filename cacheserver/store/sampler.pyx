@@ -92,7 +92,7 @@ cdef class ThreadHeat:
 cdef class Sampler:
     """What one view tells of the keys that it meets: nothing. For views without a store."""
 
-    def __cinit__(self, *_arguments):
+    def __cinit__(self):
         self.due = Counts(3)
         """The counts of hits, misses and writes at which the next one is to be told."""
         for at in range(3):
@@ -118,7 +118,7 @@ cdef class Sampler:
 cdef class KeySampler(Sampler):
     """Tells the heat of the view's thread. `counts` are the view's own: hits, misses, writes."""
 
-    def __init__(self, namespace, Counts counts, ThreadHeat heat):
+    def __init__(self, namespace, Counts counts not None, ThreadHeat heat not None):
         self._namespace = namespace
         self._counts = counts
         self._heat = heat

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from cacheserver.store.atomic cimport number_add, number_get
 from cacheserver.store.counts cimport Counts
 from cacheserver.store.record cimport entry_of
+from cacheserver.store.sampler cimport Sampler
 from cacheserver.store.way cimport Done, Way, written
 
 from cacheserver.errors import ConditionRequired
@@ -23,7 +24,9 @@ cdef class NamespaceView:
     `entries` is the dict. `counts` are hits, misses, writes and conflicts.
     """
 
-    def __init__(self, Way entries, Counts counts, sampler, config):
+    def __init__(
+        self, Way entries not None, Counts counts not None, Sampler sampler not None, config
+    ):
         self.entries = entries
         self._counts = counts
         self._sampler = sampler

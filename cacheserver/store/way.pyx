@@ -49,6 +49,7 @@ from cacheserver.store.record cimport (
     read_fields,
     whole,
 )
+from cacheserver.store.sampler cimport Sampler
 
 from cacheserver.clock import Clock
 from cacheserver.store.budget import REASONS
@@ -241,7 +242,7 @@ cdef class Way:
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
-    def _lead(self, shared, Counts counts, sampler):
+    def _lead(self, shared, Counts counts not None, Sampler sampler not None):
         """Lead to these stripes. To be called once, before anybody knows this way."""
         clock = shared.clock
         self._shared = shared
