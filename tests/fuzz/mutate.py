@@ -1,0 +1,348 @@
+"""Makes streams of requests out of those of a corpus."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
+
+from tests.fuzz.corpus import (
+    BODIES,
+    HEADERS,
+    METHODS,
+    PARAMETERS,
+    RARE_BODIES,
+    SEEDS,
+    TARGETS,
+    TOKENS,
+    VERSION_MARK,
+)
+from tests.fuzz.sides import SETTINGS
+
+MOST_PIECES: Final = 24
+"""Requests of a stream."""
+MOST_BYTES: Final = 200_000
+"""Of a stream."""
+MOST_STREAMS: Final = 3_000
+"""That the corpus keeps; beyond, a new one takes the place of one that is drawn."""
+
+ENDINGS: Final = ("eof", "lost", "idle", "drain")
+"""How a connection ends: the client closes its half, or all; or sends nothing for long; or the server stops."""
+
+_MARK: Final = re.compile(VERSION_MARK + rb"([0-9])")
+_NAMES: Final = tuple(HEADERS)
+_USUAL: Final = (b"If-Match", b"If-None-Match", b"Content-Type", b"Authorization", b"Accept")
+_HARMLESS: Final = tuple(
+    name for name in _NAMES if name not in (b"Host", b"Content-Length", b"A b", b"", b"Connection")
+)
+_BLANKS: Final = (b"", b" ", b"  ", b"\t", b" \t ")
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What is sent on one connection, and how."""
+
+    settings: str
+    """One of SETTINGS: to which servers."""
+    pieces: tuple[bytes, ...]
+    """Requests, or what is left of them."""
+    cuts: tuple[int, ...] = ()
+    """Where one read of the server ends and the next begins."""
+    recut: tuple[int, ...] = ()
+    """The same, for the server that gets the bytes in other portions."""
+    pauses: tuple[tuple[int, float], ...] = ()
+    """Behind how many bytes so many seconds go by: there both are cut."""
+    room: float = 1e9
+    """Bytes of answers beyond which the client makes the server wait."""
+    ending: str = "eof"
+
+    def raw(self, first_version: int) -> bytes:
+        """All its bytes, with versions in the place of their marks."""
+        raw = b"".join(self.pieces)
+        if VERSION_MARK not in raw:
+            return raw
+        return _MARK.sub(lambda mark: b"%d" % (first_version + int(mark[1])), raw)
+
+    def text(self) -> str:
+        """As what `from_text` reads."""
+        return repr(tuple(getattr(self, name) for name in self.__slots__))
+
+    @classmethod
+    def from_text(cls, text: str) -> Stream:
+        return cls(*ast.literal_eval(text))
+
+
+class Mutator:
+    """A corpus of streams, and new ones made of it. What it does depends on the seed alone."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._streams: list[tuple[bytes, ...]] = [(seed,) for seed in SEEDS]
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def keep(self, stream: Stream) -> None:
+        """Add a stream that showed something new."""
+        if len(self._streams) < MOST_STREAMS:
+            self._streams.append(stream.pieces)
+        else:
+            self._streams[self._random.randrange(len(SEEDS), MOST_STREAMS)] = stream.pieces
+
+    def stream(self) -> Stream:
+        """Return a new stream."""
+        rng = self._random
+        settings = rng.choice(tuple(SETTINGS))
+        pieces = self._pieces(settings)
+        ends = [0]
+        for piece in pieces:
+            ends.append(ends[-1] + len(piece))
+        length = ends[-1]
+        pauses: tuple[tuple[int, float], ...] = ()
+        if rng.random() < 0.05:
+            pauses = ((rng.choice(ends), rng.choice((0.5, 5.0, 59.75, 3600.0))),)
+        return Stream(
+            settings,
+            pieces,
+            self._cuts(ends, pieces),
+            self._cuts(ends, pieces),
+            pauses,
+            rng.choice((0, 500, 65_536)) if rng.random() < 0.05 else 1e9,
+            "eof" if rng.random() < 0.7 or not length else rng.choice(ENDINGS),
+        )
+
+    def _pieces(self, settings: str) -> tuple[bytes, ...]:
+        rng = self._random
+        if rng.random() < 0.4:
+            pieces = list(rng.choice(self._streams))
+        else:
+            pieces = []
+        while len(pieces) < MOST_PIECES and rng.random() < 0.93:
+            chosen = rng.choice(SEEDS) if rng.random() < 0.6 else rng.choice(self._any_stream())
+            pieces.insert(rng.randint(0, len(pieces)), chosen)
+        pieces = pieces or [SEEDS[0]]
+        # What is no request ends the connection. So few are made such, and most behind others.
+        wild = set()
+        if rng.random() < 0.6:
+            wild.add(len(pieces) - 1)
+            if rng.random() < 0.4:
+                wild.add(rng.randrange(len(pieces)))
+        token = settings == "token" and rng.random() < 0.9
+        changed = [self._changed(piece, at in wild, token) for at, piece in enumerate(pieces)]
+        while sum(map(len, changed)) > MOST_BYTES:
+            changed.remove(max(changed, key=len))
+        return tuple(changed)
+
+    def _any_stream(self) -> tuple[bytes, ...]:
+        return self._random.choice(self._streams)
+
+    # One request
+
+    def _changed(self, piece: bytes, is_wild: bool, token: bool) -> bytes:
+        rng = self._random
+        head, blank, body = piece.partition(b"\r\n\r\n")
+        if blank:
+            line, *headers = head.split(b"\r\n")
+            for _ in range(rng.choice((0, 1, 1, 2, 3, 5))):
+                line, body = self._change_well(line, headers, body, is_wild)
+            if token and not any(b"uthorization:" in header for header in headers):
+                headers.append(b"Authorization: " + HEADERS[b"Authorization"][0])
+            piece = b"\r\n".join([line, *headers]) + blank + body
+        if not is_wild:
+            return piece
+        changed = bytearray(piece)
+        for _ in range(rng.choice((1, 1, 1, 1, 2, 3, 6))):
+            self._change_bytes(changed)
+        return bytes(changed)
+
+    def _change_well(
+        self, line: bytes, headers: list[bytes], body: bytes, is_wild: bool
+    ) -> tuple[bytes, bytes]:
+        """Change a request so that it stays one, or, if it may be wild, that it may do so."""
+        rng = self._random
+        how = rng.randrange(12 if is_wild else 10)
+        at = rng.randint(0, len(headers))
+        if how == 0:
+            rng.shuffle(headers)
+        elif how == 1 and headers:
+            at = rng.randrange(len(headers))
+            headers[at] = self._respelled(headers[at])
+        elif how <= 3:
+            headers.insert(at, self._header(rng.choice(_USUAL)))
+        elif how == 4:
+            headers.insert(at, self._header(rng.choice(_NAMES if is_wild else _HARMLESS)))
+        elif how == 5:
+            usual = [each for each in headers if each.partition(b":")[0] in _USUAL]
+            if usual:
+                changed = rng.choice(usual)
+                headers[headers.index(changed)] = self._header(changed.partition(b":")[0])
+        elif how == 6:
+            line = self._with_target(line)
+        elif how == 7:
+            start, version = line[: line.rfind(b" ")], line[line.rfind(b" ") :]
+            mark = b"&" if b"?" in start else b"?"
+            line = start + mark + rng.choice(PARAMETERS) + version
+        elif how <= 9:
+            return line, self._with_body(headers)
+        elif how == 10 and headers:
+            if rng.random() < 0.5:
+                headers.append(rng.choice(headers))
+            else:
+                del headers[rng.randrange(len(headers))]
+        else:
+            line = rng.choice(METHODS) + line[line.find(b" ") :]
+        return line, body
+
+    def _header(self, name: bytes) -> bytes:
+        rng = self._random
+        return name + b":" + rng.choice(_BLANKS[:2]) + rng.choice(HEADERS[name])
+
+    def _respelled(self, header: bytes) -> bytes:
+        """Return a header line as another client might write it."""
+        rng = self._random
+        name, colon, value = header.partition(b":")
+        name = rng.choice((name.lower(), name.upper(), name.title(), name.swapcase()))
+        return name + colon + rng.choice(_BLANKS) + value.strip(b" \t") + rng.choice(_BLANKS)
+
+    def _with_target(self, line: bytes) -> bytes:
+        rng = self._random
+        method, _, rest = line.partition(b" ")
+        query = rest[rest.find(b"?") : rest.rfind(b" ")] if b"?" in rest else b""
+        return method + b" " + rng.choice(TARGETS) + query + rest[rest.rfind(b" ") :]
+
+    def _with_body(self, headers: list[bytes]) -> bytes:
+        """Give a request another body and make its headers fit. Returns what follows the head."""
+        rng = self._random
+        framing = (b"content-length", b"transfer-encoding")
+        headers[:] = [each for each in headers if not each.lower().startswith(framing)]
+        body = rng.choice(BODIES if rng.random() < 0.95 else RARE_BODIES)
+        if rng.random() < 0.25:
+            headers.append(b"Transfer-Encoding: chunked")
+            size = rng.choice((1, 3, 7, 1_000, 100_000))
+            size = max(size, len(body) // 50)
+            chunks = (body[at : at + size] for at in range(0, len(body), size))
+            return b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks) + b"0\r\n\r\n"
+        headers.insert(rng.randint(0, len(headers)), b"Content-Length: %d" % len(body))
+        return body
+
+    def _change_bytes(self, piece: bytearray) -> None:
+        """Change a few bytes, whatever they are, mostly of the head."""
+        rng = self._random
+        head = piece.find(b"\r\n\r\n") + 4
+        end = head if head > 3 and rng.random() < 0.85 else len(piece)
+        at = rng.randint(0, end)
+        how = rng.randrange(8)
+        if how == 0 and at < len(piece):
+            piece[at] ^= 1 << rng.randrange(8)
+        elif how == 1 and at < len(piece):
+            piece[at] = rng.randrange(256)
+        elif how == 2:
+            piece[at:at] = bytes((rng.randrange(256),))
+        elif how == 3:
+            del piece[at : at + rng.choice((1, 1, 2, 4, 20))]
+        elif how == 4:
+            size = rng.choice((1, 2, 10, 50))
+            piece[at:at] = piece[at : at + size] * rng.choice((1, 1, 2, 30))
+        elif how == 5:
+            other = rng.choice(self._any_stream())
+            start = rng.randint(0, len(other))
+            piece[at : at + rng.choice((0, 5, 50))] = other[start : start + rng.choice((2, 9, 90))]
+        elif how == 6:
+            token = rng.choice(TOKENS)
+            piece[at : at + len(token)] = token
+        else:
+            piece[at:at] = rng.choice(TOKENS)
+
+    # How it is sent
+
+    def _cuts(self, ends: list[int], pieces: tuple[bytes, ...]) -> tuple[int, ...]:
+        rng = self._random
+        length = ends[-1]
+        how = rng.randrange(20)
+        cuts: set[int] = set()
+        if how < 5:
+            cuts.update(ends)
+        elif how < 9:
+            cuts.update(rng.randint(0, length) for _ in range(rng.choice((1, 1, 2, 3, 8))))
+        elif how < 12:  # about where something ends or begins
+            for start, piece in zip(ends, pieces, strict=False):
+                body = start + piece.find(b"\r\n\r\n") + 4
+                cuts.add(rng.choice((start, body)) + rng.choice((-2, -1, 0, 1, 2)))
+        elif how == 12:  # one of them byte by byte
+            at = rng.randrange(len(pieces))
+            cuts.update(range(ends[at], min(ends[at + 1], ends[at] + 500)))
+        elif how == 13:
+            size = rng.choice((2, 3, 7, 16, 100, 1_000))
+            cuts.update(range(0, length, max(size, length // 100)))
+        return tuple(sorted(cut for cut in cuts if 0 < cut < length))
+
+
+def smaller(stream: Stream) -> list[Stream]:
+    """Return streams that are a little simpler: what a failure is shrunk to."""
+    pieces = stream.pieces
+    found: list[Stream] = []
+    for change in (
+        {"room": 1e9},
+        {"ending": "eof"},
+        {"pauses": ()},
+        {"cuts": stream.recut},
+        {"cuts": ()},
+        {"recut": stream.cuts},
+        {"recut": ()},
+    ):
+        if any(getattr(stream, name) != value for name, value in change.items()):
+            found.append(replace(stream, **change))
+    count = len(pieces)
+    for size in (count // 2, 1):
+        for at in range(0, count if size and count > 1 else 0, size or 1):
+            found.append(_without(stream, sum(map(len, pieces[:at])), pieces[at : at + size]))
+    for name in ("cuts", "recut"):
+        cuts = getattr(stream, name)
+        for at in range(len(cuts)) if len(cuts) < 50 else ():
+            found.append(replace(stream, **{name: cuts[:at] + cuts[at + 1 :]}))
+    raw = b"".join(pieces)
+    if count > 1:
+        found.append(replace(stream, pieces=(raw,)))
+        return found
+    size = len(raw) // 2
+    while size:
+        found += [_without(stream, at, (raw[at : at + size],)) for at in range(0, len(raw), size)]
+        size //= 2
+    return found
+
+
+def _without(stream: Stream, start: int, taken: tuple[bytes, ...]) -> Stream:
+    """Return a stream without the bytes that begin at `start`; cuts behind them move along."""
+    size = sum(map(len, taken))
+    end = start + size
+    pieces, at = [], 0
+    for piece in stream.pieces:
+        left = max(0, min(len(piece), start - at))
+        right = max(0, min(len(piece), end - at))
+        if rest := piece[:left] + piece[right:]:
+            pieces.append(rest)
+        at += len(piece)
+
+    def moved(cut: int) -> int:
+        return cut if cut <= start else max(start, cut - size)
+
+    return replace(
+        stream,
+        pieces=tuple(pieces),
+        cuts=tuple(sorted({moved(cut) for cut in stream.cuts})),
+        recut=tuple(sorted({moved(cut) for cut in stream.recut})),
+        pauses=tuple((moved(at), seconds) for at, seconds in stream.pauses),
+    )
+
+
+def portions(
+    raw: bytes, cuts: tuple[int, ...], pauses: Iterable[int]
+) -> Iterator[tuple[int, bytes]]:
+    """Return the reads in which a server gets the bytes, each with where it ends."""
+    inside = sorted(cut for cut in {*cuts, *pauses} if 0 < cut < len(raw))
+    for start, end in pairwise((0, *inside, len(raw))):
+        yield end, raw[start:end]
