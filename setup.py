@@ -37,6 +37,7 @@ setup(
             "boundscheck": False,
             "wraparound": False,
             "cdivision": True,
+            "auto_pickle": False,
         },
     ),
 )

@@ -36,18 +36,16 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 import cacheserver
+from cacheserver.recording import FIRST, NUMBER_OF_BUCKETS, RequestCounts
 from cacheserver.slowlog import SLOW_THRESHOLD, SlowLog, SlowOperation
 from cacheserver.store.counters import PerThread
 from cacheserver.store.locks import WAIT_BOUNDS, Histogram, LockStatistics
 from cacheserver.store.namespace import Namespace, NamespaceStatistics
 from cacheserver.store.store import Store
 
-METHODS: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "OPTIONS"))
-"""The methods that get a label of their own: clients can invent any number of others."""
-OTHER: Final = "other"
-
-_FIRST: Final = 4
-REQUEST_BOUNDS: Final[tuple[float, ...]] = tuple(2**k / 1e6 for k in range(_FIRST, 25))
+REQUEST_BOUNDS: Final[tuple[float, ...]] = tuple(
+    2**k / 1e6 for k in range(FIRST, FIRST + NUMBER_OF_BUCKETS - 1)
+)
 """Upper bounds of the buckets of `request_seconds`: 16 us, 32 us ... 16.8 s."""
 HOT_KEYS: Final = 5
 """Keys of each kind that have a figure of their own, of those with at least HOT_SHARE."""
@@ -56,8 +54,6 @@ HOT_KEY_LENGTH: Final = 64
 """Characters of a key that its label has."""
 STRIPES: Final = 8
 """Stripes of a namespace that have figures of their own: those that were waited for most often."""
-assert REQUEST_BOUNDS[0] == 16e-6  # as it stands in hot functions, where a name costs a lookup
-_BUCKETS: Final = len(REQUEST_BOUNDS) + 1
 
 LAG_WINDOW: Final = 15.0
 """Seconds: a loop's lag is the worst of so long, so that scrapes as far apart miss none."""
@@ -65,22 +61,10 @@ LOOP_PERIOD: Final = 1.0
 """Seconds within which every event loop wakes up and says so, and much sooner in fact."""
 
 
-class Recorder:
+class Recorder(RequestCounts):
     """What one thread notes down. Only that thread writes; others may read at any time."""
 
-    __slots__ = (
-        "_buckets",
-        "_busy",
-        "_lags",
-        "_quick",
-        "_requests",
-        "_seconds",
-        "_settled",
-        "_timer",
-        "connections",
-        "quick",
-        "thread",
-    )
+    __slots__ = ("_lags", "_timer", "connections", "thread")
 
     def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
         self._timer = timer
@@ -88,50 +72,6 @@ class Recorder:
         self.thread = threading.current_thread().name
         self.connections = 0
         """Connections that are open."""
-        self._requests: dict[tuple[str, int], list[int]] = {}
-        self._seconds = 0.0
-        self._busy = 0.0
-        self._buckets = [0] * _BUCKETS
-        self._quick: list[float] = []  # since the last time that they were settled
-        self._settled: tuple[int, float] | None = 0, 0.0  # number and sum; None for a moment
-        self.quick: Final = self._quick.append
-        """Note the seconds of a GET answered with 200 within the first of REQUEST_BOUNDS, as most are, in place of
-        `counter` and `took`. Who calls it calls `settle` several times a second."""
-
-    def request(self, method: str, status: int, seconds: float) -> None:
-        """Note a request that was answered after so long."""
-        self.counter(method if method in METHODS else OTHER, status)[0] += 1
-        self.took(seconds)
-
-    def counter(self, method: str, status: int) -> list[int]:
-        """Return a list whose only item is to be added to for each such request that is answered.
-
-        The method is one of METHODS, or OTHER.
-        """
-        label = method, status
-        if label not in self._requests:
-            self._requests[label] = [0]
-        return self._requests[label]
-
-    def took(self, seconds: float, number: int = 1) -> None:
-        """Note that `number` requests were answered together, each after so long."""
-        self._busy += seconds
-        self._seconds += seconds * number
-        if seconds <= 16e-6:  # the first bound
-            self._buckets[0] += number
-            return
-        # Bucket k holds what is at most 2**(k + _FIRST) microseconds long.
-        bits = max(0, math.ceil(seconds * 1e6) - 1).bit_length()
-        self._buckets[min(max(0, bits - _FIRST), _BUCKETS - 1)] += number
-
-    def settle(self) -> None:
-        """Add up what `quick` has noted."""
-        settled = self._settled
-        if self._quick and settled is not None:
-            settled = settled[0] + len(self._quick), settled[1] + sum(self._quick)
-            self._settled = None  # so that nobody takes it and what has not gone yet together
-            self._quick.clear()
-            self._settled = settled
 
     def lag(self, seconds: float) -> None:
         """Note that the thread's event loop has just woken up, so much later than planned."""
@@ -153,21 +93,9 @@ class Recorder:
 
     def totals(self) -> Totals:
         """Return a copy of the numbers that only ever rise."""
-        quick, seconds = self._all_quick()
-        buckets = (self._buckets[0] + quick, *self._buckets[1:])
-        durations = Histogram(sum(buckets), self._seconds + seconds, buckets)
-        counts = Counter({label: count[0] for label, count in self._requests.copy().items()})
-        counts["GET", 200] += quick
-        return Totals(+counts, durations, self._busy + seconds)
-
-    def _all_quick(self) -> tuple[int, float]:
-        while True:
-            settled, pending = self._settled, self._quick.copy()
-            if (
-                settled is not None and settled is self._settled
-            ):  # or else they are just being settled
-                return settled[0] + len(pending), settled[1] + sum(pending)
-            time.sleep(0)
+        buckets = self.by_bucket()
+        durations = Histogram(sum(buckets), self.seconds(), buckets)
+        return Totals(Counter(self.by_label()), durations, self.busy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +104,7 @@ class Totals:
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     """How many, by method and status."""
-    durations: Histogram = field(default=Histogram(buckets=(0,) * _BUCKETS))
+    durations: Histogram = field(default=Histogram(buckets=(0,) * NUMBER_OF_BUCKETS))
     """How long they took, in buckets of REQUEST_BOUNDS."""
     busy: float = 0.0
     """Seconds that were spent on requests: those that were answered together count once."""

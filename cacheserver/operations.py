@@ -181,13 +181,22 @@ def incr(
     """
 
     def add(entry: Entry[bytes] | None) -> _Content:
-        total = by + (initial if entry is None else _integer(entry[VALUE]))
-        if not _LEAST <= total <= _MOST:
-            raise IntegerOverflow(f"the sum would be {total}, which does not fit in 64 bits")
+        total = summed(None if entry is None else entry[VALUE], by, initial)
         return b"%d" % total, COUNTER_CONTENT_TYPE if entry is None else entry[CONTENT_TYPE]
 
     value, outcome = _change(view, namespace, key, add, ttl, condition)
     return outcome if isinstance(outcome, Conflict) else Counted(int(value), outcome.version)
+
+
+def summed(value: bytes | None, by: int, initial: int) -> int:
+    """Return the number that `incr` makes of a value, None where there is none.
+
+    NotAnInteger where it is no number, IntegerOverflow where the sum doesn't fit in 64 bits.
+    """
+    total = by + (initial if value is None else _integer(value))
+    if not _LEAST <= total <= _MOST:
+        raise IntegerOverflow(f"the sum would be {total}, which does not fit in 64 bits")
+    return total
 
 
 def append(

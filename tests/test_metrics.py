@@ -109,54 +109,36 @@ def test_bucket_of_a_request(seconds: float, bucket: int):
         assert seconds <= REQUEST_BOUNDS[bucket]
 
 
-def assert_same(one: Recorder, other: Recorder) -> None:
-    mine, others = one.totals(), other.totals()
-    assert mine.requests == others.requests
-    assert mine.durations.buckets == others.durations.buckets
-    assert mine.busy == pytest.approx(others.busy)
-    assert mine.durations.seconds == pytest.approx(mine.busy)
-
-
-def test_quick_reads_are_counted_before_and_after_they_are_settled():
-    """A GET that was noted the short way counts as one noted the long way does."""
-    recorder, same = Recorder(), Recorder()
-    for _ in range(3):
-        recorder.quick(0.25e-6)
-        same.request("GET", 200, 0.25e-6)
-    assert_same(recorder, same)
-    recorder.settle()
-    assert_same(recorder, same)
-    recorder.quick(0.25e-6)
-    same.request("GET", 200, 0.25e-6)
-    recorder.settle()
-    recorder.settle()
-    assert_same(recorder, same)
-
-
-def test_nobody_reads_quick_reads_twice_while_they_are_settled():
-    """Forced: whoever asks between the sum and the forgetting waits until both are done."""
+def test_a_status_that_is_none_is_refused():
+    """Numbers are counted for those that HTTP has, and nothing is counted elsewhere."""
     recorder = Recorder()
-    for _ in range(3):
-        recorder.quick(1e-6)
-    asking: list[Running[Totals]] = []
-    early: list[bool] = []
+    for status in (99, 600, -1):
+        with pytest.raises(ValueError, match="100 to 599"):
+            recorder.request("GET", status, 0.0)
+    recorder.request("GET", 100, 0.0)
+    recorder.request("PUT", 599, 0.0)
+    assert recorder.totals().requests == {("GET", 100): 1, ("PUT", 599): 1}
 
-    class Watched(list[float]):
-        def clear(self) -> None:
-            asking.append(start(recorder.totals))
-            eventually(lambda: len(looked) > 1 or asking[0].done, "the other thread to look twice")
-            early.append(asking[0].done)
-            super().clear()
 
-        def copy(self) -> list[float]:
-            looked.append(True)
-            return super().copy()
+def test_others_read_while_one_thread_counts():
+    """Each number rises, and in the end none is missing."""
+    recorder = Recorder()
+    seen: list[int] = []
+    done = threading.Event()
 
-    looked: list[bool] = []
-    recorder._quick = Watched(recorder._quick)
-    recorder.settle()
-    assert early == [False]
-    assert asking[0].result().requests == {("GET", 200): 3}
+    def read() -> None:
+        while not done.is_set():
+            seen.append(recorder.totals().requests["GET", 200])
+
+    reader = start(read)
+    eventually(lambda: bool(seen), "the other thread to read")
+    for _ in range(20_000):
+        recorder.request("GET", 200, 0.001)
+    done.set()
+    reader.result()
+    assert seen == sorted(seen)
+    totals = recorder.totals()
+    assert (totals.requests, totals.durations.count) == ({("GET", 200): 20_000}, 20_000)
 
 
 def test_methods_are_bounded():

@@ -7,7 +7,7 @@ requests for any page, also to a server on the loopback address of the machine i
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,6 +26,10 @@ class Tokens:
         self._tokens = tuple(token.encode("utf-8") for token in tokens)
         if not all(self._tokens):
             raise ValueError("a token must not be empty")
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the tokens."""
+        return iter(self._tokens)
 
     def __contains__(self, token: bytes) -> bool:
         """Tell whether `token` is accepted, in a time that tells nothing about the tokens."""

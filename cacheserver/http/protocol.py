@@ -4,8 +4,8 @@ Guarantees, beside what uvicorn gives:
 - Every answer to a request that isn't HTTP is a problem document: 400, 408, 414 or 431. It comes after
   the answers to the requests before it, and the connection is closed after it.
 - What a client sends without making a request of it takes no more memory than MAX_HEAD and one read:
-  endless targets, headers, trailers and chunk extensions are refused, and requests that are sent
-  ahead are read only as far as the answers have come.
+  endless targets, headers, trailers and chunk extensions are refused, and what is sent ahead is kept
+  as it came, and no more of it read, until the answers have come so far.
 - A connection that sends nothing, a request that doesn't finish arriving and an answer that isn't
   taken are given up after the idle timeout.
 - An answer is not lost because the client is still sending: see `Farewell`.
@@ -35,9 +35,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from cacheserver.http import problems
 from cacheserver.http.farewell import Farewell, LoopState, last_words
-from cacheserver.http.fastpath import LARGE, Call, Connection
+from cacheserver.http.fastpath import Connection
 from cacheserver.http.problems import Kind
-from cacheserver.metrics import OTHER
+from cacheserver.recording import OTHER
 
 if TYPE_CHECKING:
     from uvicorn._types import (
@@ -53,8 +53,6 @@ MAX_HEAD: Final = 64 << 10
 """Bytes of a request's target and headers together."""
 MAX_TARGET: Final = 16 << 10
 """Bytes of a request's target."""
-_BATCH: Final = 64
-"""Pieces of answers that are written together."""
 DRAIN_PAUSE: Final = 0.1
 """Seconds that an idle connection gets, once the server is stopping, for a request on its way."""
 
@@ -76,15 +74,15 @@ class _Refused(Exception):
 
 
 class _Flow(FlowControl):
-    """Flow control that reads no further while requests are waiting for their turn."""
+    """Flow control that reads no further while `is_ahead` says that the client is ahead of us."""
 
-    def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
+    def __init__(self, transport: asyncio.Transport, is_ahead: Callable[[], bool]) -> None:
         super().__init__(transport)
-        self._waiting = waiting
+        self._is_ahead = is_ahead
         self._context = contextvars.copy_context()
 
     def resume_reading(self) -> None:
-        if self.read_paused and not self._waiting:
+        if self.read_paused and not self._is_ahead():
             # A transport of asyncio's calls back in the context of who had it read on, and what is
             # set there for one request must not be met by those that come after it.
             self._context.run(super().resume_reading)
@@ -175,14 +173,18 @@ class _AfterUpgrade:
             self._protocol.on_headers_complete()
 
 
-type _Waiting = Call | tuple[RequestResponseCycle, ASGI3Application]
-
-
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(Connection, HttpToolsProtocol):
     """The server's side of one connection.
 
-    Requests are answered in order, by the fast path on the spot or by the app in a task. While the app
-    works on one, or the client does not take its answers, those that come after it wait in `pipeline`.
+    Requests are answered in order, by the fast path on the spot or by the app in a task. While `ready`,
+    nothing is owed, and what comes goes to the fast path, compiled code that calls `accept` with what is
+    not for it. From there on the parser and the app have the connection, until they are done with all
+    that came. While the app works on a request, or the client does not take its answers, what comes
+    after waits unparsed in `_ahead`; requests that came in one read with that of the app wait in
+    `pipeline`.
+
+    What the fast path keeps, a part of a request, is given to the parser before anything else happens to
+    the connection than that more bytes come. So the rest need not know of it.
 
     A connection waits for the client (`_due` is when that has taken too long), or for the app. One
     timer watches it: it isn't moved for every request but looks at `_due` when it goes off.
@@ -201,14 +203,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._due = math.inf
         self._unsent = math.inf  # bytes the client had not taken when the timer last looked
 
-        self._fast = server_state.fast_path  # None where the app is to answer
-        self._call: Call | None = None  # the request that is arriving, if the fast path answers it
-        self._out: list[bytes] = []  # its answers that are not written yet
-        self.answered_at = 0.0
-        # What takes bytes that begin where a request does; None where they go to the parser.
-        self._answer_all: Callable[[bytes, Connection], bytes] | None = None
-
-        self.pipeline: deque[_Waiting] = deque()  # type: ignore[assignment]
+        self.fast_path = server_state.fast_path  # None where the app is to answer
+        self._ahead = b""  # what came behind requests that are not answered yet
         self._running: RequestResponseCycle | None = None  # the request the app works on
         self._refusal: bytes | None = None  # what to end with: nothing is parsed any more
         self.ended_by_client = False
@@ -228,8 +224,8 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
-        self.send: Callable[[bytes], object] = transport.write
+        self.flow = _Flow(transport, self._is_client_ahead)
+        self.send = transport.write
         self._state.recorder.connections += 1
         self._wait_for_client()
         self._timer = self.loop.call_later(self._state.idle_timeout, self._watch)
@@ -246,7 +242,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         self.pipeline.clear()
-        self._call = None
+        self._forget_unparsed()
+        self.send = None  # which refers to the transport, as that does to this
         self._running = self.cycle = None  # type: ignore[assignment]
         self._state.recorder.connections -= 1
         self._state.closed += 1
@@ -254,6 +251,10 @@ class HttpProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Stay open for the answers to what arrived whole."""
         self.ended_by_client = True
+        self._parse_kept()
+        ahead, self._ahead = self._ahead, b""
+        if ahead and self._refusal is None:
+            self._parse(ahead)
         if self._arriving:
             self._refusal = b""
             self._withdraw_arriving()
@@ -264,7 +265,7 @@ class HttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client doesn't take what is sent."""
         super().pause_writing()
-        self._answer_all = None
+        self.ready = False
         self._unsent = math.inf
         self._wait_for_client()
 
@@ -280,14 +281,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection as soon as it owes no answer."""
-        self._fast = self._answer_all = None  # the app's answers tell when they are the last
+        self.fast_path = None  # the app's answers tell when they are the last
+        self._parse_kept()
         if self._is_idle():
             self.loop.call_later(DRAIN_PAUSE, self._close_if_idle)
 
     @property
     def is_last(self) -> bool:
         """Whether the answer that begins now is the last of this connection."""
-        if self.pipeline or (self._arriving and not self._has_cycle):
+        if self._is_client_ahead() or (self._arriving and not self._has_cycle):
             return False
         return self._state.draining or self.ended_by_client
 
@@ -308,19 +310,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     # The parser and its callbacks
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what arrived; the callbacks below do the rest."""
-        answer_all = self._answer_all
-        while answer_all is not None:
-            rest = answer_all(data, self)
-            if not rest:
-                return
-            if len(rest) == len(data):
-                break  # the next request is not one for the fast path
-            data, answer_all = rest, self._answer_all
+    def accept(self, data: bytes) -> None:
+        """Have what arrived parsed, if its turn has come; the callbacks below do the rest."""
         if self._refusal is not None:
             return
-        self._answer_all = None
+        if self._arriving or not (self._running or self.pipeline or self.flow.write_paused):
+            self._parse(data)
+        else:
+            self._ahead += data
+            self.flow.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        self.ready = False
         self._noticed = False
         try:
             self._feed(data)
@@ -335,25 +336,19 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._settle()
 
-    def _answer(self, call: Call) -> None:
-        """Answer a request that has arrived and whose turn it is."""
-        assert self._state.fast_path is not None
-        begin = len(self._out)
-        self._state.fast_path.answer_call(call, self._out)
-        if self.is_last:
-            head, blank, body = self._out[begin].partition(b"\r\n\r\n")
-            self._out[begin] = b"%b\r\nconnection: close%b%b" % (head, blank, body)
-        if len(self._out) >= _BATCH or len(self._out[-1]) >= LARGE:
-            self._flush()
+    def _parse_kept(self) -> None:
+        """Give the parser the part of a request that the fast path keeps, and to the app what follows.
 
-    def _flush(self) -> None:
-        """Write the answers that the fast path has given so far."""
-        out, self._out = self._out, []
-        if out and not self.is_closing():
-            if len(out) == 1:
-                self.transport.write(out[0])
-            else:
-                self.transport.writelines(out)
+        The time that it has to arrive began with its first byte and goes on.
+        """
+        self.ready = False
+        since = self.kept_since
+        if not since:
+            return
+        for part in self.take_kept():
+            if part and self._refusal is None:
+                self._parse(bytes(part))
+        self._due = since + self._state.idle_timeout
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -389,11 +384,6 @@ class HttpProtocol(HttpToolsProtocol):
         """The head is there: let the app begin, or queue behind the requests before."""
         self._noticed = True
         version = self._checked_version()
-        if self._fast is not None and version == "1.1":
-            method = self.parser.get_method()
-            self._call = self._fast.recognise(method, self.url, self.headers)
-            if self._call is not None:
-                return
         self._fill_scope(version)
         self.cycle = self._make_cycle(version)
         self._has_cycle = True
@@ -406,10 +396,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._noticed = True
-        if self._call is not None:
-            self._call.body.append(body)
-        else:
-            super().on_body(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
@@ -418,11 +405,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._arriving = False
         if not self.flow.write_paused:
             self._due = math.inf
-        if self._call is None:
-            super().on_message_complete()
-            return
-        call, self._call = self._call, None
-        self.pipeline.appendleft(call)
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """The app has answered: go on with the next request, or wait for it."""
@@ -432,13 +415,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _go_on(self) -> None:
         """Answer what waits for its turn; then wait for the next, of which a part may be there."""
-        while self.pipeline and not (self._running or self.flow.write_paused or self.is_closing()):
-            waiting = self.pipeline.pop()
-            if isinstance(waiting, Call):
-                self._answer(waiting)
-            else:
-                self._start_asgi_task(*waiting)
-        self._flush()
+        if self.pipeline and not (self._running or self.flow.write_paused or self.is_closing()):
+            self._start_asgi_task(*self.pipeline.pop())
         if self.is_closing():
             return
         if self.pipeline:
@@ -448,21 +426,24 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             self._leave(self._refusal)
             return
-        self.flow.resume_reading()
         if self._arriving:
+            self.flow.resume_reading()
             return
         self._wait_for_client()
-        if self.is_last:
+        if self._ahead and self.flow.write_paused:
+            return
+        ahead, self._ahead = self._ahead, b""
+        self.flow.resume_reading()
+        self._settle()
+        if ahead:
+            self.data_received(ahead)  # as if it came now
+        if self._is_idle() and self.is_last:
             self._leave(b"")
-        else:
-            self._settle()
 
     def _settle(self) -> None:
-        """Have the next bytes taken by the fast path, if they begin where a request does."""
-        if self._refusal is not None or self.flow.write_paused:
-            return
-        if self._fast is not None and self._is_idle():
-            self._answer_all = self._fast.answer_all
+        """Have what comes next taken by the fast path, if it begins where a request does."""
+        if self._refusal is None and not self.flow.write_paused and self.fast_path is not None:
+            self.ready = self._is_idle()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -559,7 +540,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _withdraw_arriving(self) -> None:
         """Take the request of which only a part arrived from the app, or from the queue."""
-        self._call = None
         if not (self._arriving and self._has_cycle):
             return
         if self.cycle is not self._running:
@@ -584,6 +564,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._leaving = True
         self._refusal = words
         self.pipeline.clear()
+        self._forget_unparsed()
         if self.ended_by_client:  # there is nothing left to read
             self.transport.write(words)
             self.transport.close()
@@ -600,7 +581,16 @@ class HttpProtocol(HttpToolsProtocol):
     # Waiting
 
     def _is_idle(self) -> bool:
-        return not (self._running or self._arriving or self.pipeline)
+        return not (self._running or self._arriving or self.kept_since or self._is_client_ahead())
+
+    def _is_client_ahead(self) -> bool:
+        """Tell whether something came whose turn has not come."""
+        return bool(self.pipeline or self._ahead)
+
+    def _forget_unparsed(self) -> None:
+        self.ready = False
+        self._ahead = b""
+        self.take_kept()
 
     def _close_if_idle(self) -> None:
         if not self._is_idle() or self.is_closing():
@@ -615,7 +605,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         now = self.loop.time()
-        self._due = max(self._due, self.answered_at + self._state.idle_timeout)
+        if self.kept_since:
+            self._due = self.kept_since + self._state.idle_timeout
+        else:
+            self._due = max(self._due, self.answered_at + self._state.idle_timeout)
         if now >= self._due:
             if not self._is_excused():
                 self._give_up()
@@ -633,7 +626,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         if self._unsent or self.transport.is_closing():
             self.transport.abort()
-        elif self._arriving and self._refusal is None:
+            return
+        self._parse_kept()
+        if self.is_closing():
+            return  # it was found to be malformed
+        if self._arriving and self._refusal is None:
             self._refuse(
                 TIMEOUT, f"the request was not complete after {self._state.idle_timeout:g} seconds"
             )

@@ -175,7 +175,6 @@ class LoopThread:
         planned = time.monotonic() + seconds
         await asyncio.sleep(seconds)
         self._state.recorder.lag(max(0.0, time.monotonic() - planned))
-        self._state.recorder.settle()
 
     def _refresh_headers(self) -> None:
         date = formatdate(time.time(), usegmt=True).encode()

@@ -11,8 +11,8 @@ Guarantees:
 - Threads that come and go leave nothing behind but their sums: memory is bounded by the threads
   that live, not by those that ever lived.
 
-Assumes of the interpreter, for `Tally`: reading or replacing one item of a list, or one attribute, is
-atomic. Adding to an item is not, so only its owner does it. `ShardedCounter` relies on locks alone.
+Assumes of the interpreter, for `Tally`: reading or replacing one attribute is atomic. Adding to a number is
+not, so only its owner does it. `ShardedCounter` relies on locks alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import weakref
 from collections.abc import Callable
 from operator import index
 from typing import Final
+
+from cacheserver.store.counts import Counts
 
 LARGEST: Final = 2**63 - 1
 SMALLEST: Final = -(2**63)
@@ -91,21 +93,21 @@ class PerThread[T]:
 
 
 class Tally:
-    """A fixed number of sums that many threads add to, each in a list of its own.
+    """A fixed number of sums that many threads add to, each in numbers of its own.
 
-    `mine()[k] += n` adds to sum `k`; the list belongs to the calling thread alone.
+    `mine()[k] += n` adds to sum `k`; the numbers belong to the calling thread alone.
     """
 
     def __init__(self, width: int) -> None:
         self._ended = _Ended(width)
-        self._lists: PerThread[list[int]] = PerThread(lambda: [0] * width, self._ended.add)
+        self._lists: PerThread[Counts] = PerThread(lambda: Counts(width), self._ended.add)
         self.mine = self._lists.mine
 
     def totals(self) -> tuple[int, ...]:
         """Return the sums, in which every addition that was complete by now is contained once."""
         return self._lists.fold(self._sum)
 
-    def _sum(self, lists: list[list[int]]) -> tuple[int, ...]:
+    def _sum(self, lists: list[Counts]) -> tuple[int, ...]:
         return tuple(sum(column) for column in zip(self._ended.sums, *lists, strict=True))
 
 
@@ -121,7 +123,7 @@ class _Ended:
     def __init__(self, width: int) -> None:
         self.sums = [0] * width
 
-    def add(self, numbers: list[int]) -> None:
+    def add(self, numbers: Counts) -> None:
         self.sums = [ended + number for ended, number in zip(self.sums, numbers, strict=True)]
 
 

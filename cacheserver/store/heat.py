@@ -28,6 +28,7 @@ from typing import Final, Literal, override
 
 from cacheserver.clock import Clock
 from cacheserver.store.counters import PerThread
+from cacheserver.store.counts import Counts
 
 WINDOW: Final = 30.0
 """Seconds of a period. What is shown is that of the period before and of the one that goes on."""
@@ -304,8 +305,9 @@ class Sampler:
     __slots__ = ("due",)
 
     def __init__(self) -> None:
-        self.due = [UNSAMPLED, UNSAMPLED, UNSAMPLED]
+        self.due = Counts(3)
         """The counts of hits, misses and writes at which the next one is to be told."""
+        self.due[0] = self.due[1] = self.due[2] = UNSAMPLED
 
     def read(self, key: object, found: int) -> None:
         """Tell of a read whose count was due, `found` being the place of its count: 0 hits, 1 misses."""
@@ -325,13 +327,15 @@ class KeySampler(Sampler):
 
     __slots__ = ("_add", "_counts", "_gap", "_namespace")
 
-    def __init__(self, namespace: str, counts: list[int], heat: ThreadHeat) -> None:
+    def __init__(self, namespace: str, counts: Counts, heat: ThreadHeat) -> None:
+        super().__init__()
         self._namespace = namespace
         self._counts = counts
         self._add = heat.add
         self._gap = gap = heat.gap
         # As one who comes by at any time finds it: the rest of a gap, and of longer ones more often.
-        self.due = [count + min(gap(), gap()) for count in counts[:3]]
+        for at in range(3):
+            self.due[at] = counts[at] + min(gap(), gap())
 
     @override
     def read(self, key: object, found: int) -> None:

@@ -13,7 +13,7 @@ Guarantees:
   know its holder (`RWLock` with a slot a thread), and an upgrade from reading to writing always does.
 
 Assumes of the interpreter: that reading or writing one attribute is atomic. Exclusion itself comes
-from `threading.Lock` alone.
+from `threading.Lock` and from the mutex of a `Latch`.
 
 How `RWLock` works ("big reader lock"): readers own slots, each with an ordinary lock. A reader takes
 its own slot; a writer takes all of them, in order. A writer that arrives first closes the slots:
@@ -26,26 +26,22 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from operator import attrgetter
 from time import perf_counter_ns
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 from cacheserver.errors import LockMisuse
 from cacheserver.store.counters import PerThread
+from cacheserver.store.latch import SAMPLE_EVERY, Latch, WaitCount
 
 WAIT_BOUNDS: Final = tuple(2**k / 1e6 for k in range(21))
 """Upper bounds of the buckets of waits and holds, in seconds: 1 us, 2 us, 4 us ... 1.048576 s."""
 
 _BUCKETS: Final = len(WAIT_BOUNDS) + 1  # the last one has no bound
 _NOTHING: Final = (0,) * (2 + _BUCKETS)  # nanoseconds, how many, then the buckets
-SAMPLE_EVERY: Final = 64
-"""One in so many holds is timed. A power of two."""
-assert SAMPLE_EVERY == 64  # as it stands in Slot.take, where a name costs a lookup
-
 WRITE: Final = "write"
 """What holds a lock where nothing else is said: the write of a single key."""
 
@@ -64,7 +60,7 @@ class Wait(NamedTuple):
     `namespace_read` and `namespace_write`, what the whole was last held for. Empty where it is not known."""
 
 
-class WaitLog:
+class WaitLog(WaitCount):
     """What somebody waited for: the sum of all waits, and the last LATEST of them.
 
     For one thread at a time, as a request is worked on by one.
@@ -72,11 +68,9 @@ class WaitLog:
 
     LATEST: ClassVar = 16
 
-    __slots__ = ("_latest", "count", "nanoseconds")
+    __slots__ = ("_latest",)
 
     def __init__(self) -> None:
-        self.nanoseconds = 0
-        self.count = 0
         self._latest: deque[tuple[str, int, int, str]] = deque(maxlen=self.LATEST)
 
     @property
@@ -190,6 +184,19 @@ class _Durations:
 _NEVER: Final = (0, 0)
 
 
+class Lock(Protocol):
+    """What a lock is here, as `threading.Lock` has it."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it. Returns whether that went in time."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+    def locked(self) -> bool:
+        """Tell whether anybody holds it right now."""
+
+
 class TimedLock:
     """A drop-in `threading.Lock` that counts its acquisitions and measures every wait.
 
@@ -197,24 +204,22 @@ class TimedLock:
     clock only when that fails. One hold in `SAMPLE_EVERY` is timed too.
     """
 
-    __slots__ = ("_acquisitions", "_held_since", "_holds", "_last_wait", "_lock", "_waits")
+    __slots__ = ("_acquisitions", "_held_since", "_holds", "_waits", "lock")
 
     KIND: ClassVar = "lock"
-    number = -1
-    cause = ""  # what holds it, where that is known
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # Written by whoever holds _lock:
+        self.lock: Lock = threading.Lock()
+        """What excludes. A test may put a lock of its own here, before anybody uses this."""
+        # Written by whoever holds it:
         self._acquisitions = 0
         self._held_since = 0
-        self._last_wait = _NEVER
         self._waits = _Durations()
         self._holds = _Durations()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock; arguments and result are those of `threading.Lock.acquire`."""
-        if self._lock.acquire(False):
+        if self.lock.acquire(False):
             self._count_locked()
             return True
         return blocking and self._acquire_slowly(timeout) > 0
@@ -224,11 +229,11 @@ class TimedLock:
         if self._held_since:
             self._holds.add(perf_counter_ns() - self._held_since)
             self._held_since = 0
-        self._lock.release()
+        self.lock.release()
 
     def locked(self) -> bool:
         """Tell whether anybody holds it right now."""
-        return self._lock.locked()
+        return self.lock.locked()
 
     def statistics(self) -> LockStatistics:
         """Return the numbers as of now. Takes no lock."""
@@ -237,22 +242,24 @@ class TimedLock:
     @staticmethod
     def total(locks: Sequence[TimedLock]) -> LockStatistics:
         """Return the numbers of many locks together."""
+        # An acquisition is counted before its wait, so waits are read first.
         waits = _Durations.total(lock._waits for lock in locks)
-        return _after_waits(locks, waits)
+        acquisitions = sum(lock._acquisitions for lock in locks)
+        return LockStatistics(
+            acquisitions, waits, _Durations.total(lock._holds for lock in locks)
+        )
 
     def _acquire_slowly(self, timeout: float = -1) -> int:
         """Return the nanoseconds that it took, 1 at least, or 0 where the time was over before."""
-        log, cause = WAITS.get(), self.cause
+        log = WAITS.get()
         asked = perf_counter_ns()
-        if not self._lock.acquire(True, timeout):
+        if not self.lock.acquire(True, timeout):
             return 0
         self._count_locked()
-        now = perf_counter_ns()
-        waited = max(1, now - asked)
+        waited = max(1, perf_counter_ns() - asked)
         self._waits.add(waited)
-        self._last_wait = waited, now
         if log is not None:
-            log.add(self.KIND, waited, self.number, cause)
+            log.add(self.KIND, waited, -1, "")
         return waited
 
     def _count_locked(self) -> None:
@@ -265,18 +272,6 @@ class TimedLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def _after_waits(locks: Sequence[TimedLock], waits: Histogram) -> LockStatistics:
-    """Complete statistics. An acquisition is counted before its wait, so waits are read first."""
-    acquisitions = sum(map(_acquisitions_of, locks))
-    return LockStatistics(acquisitions, waits, _Durations.total(map(_holds_of, locks)))
-
-
-_acquisitions_of: Final[Callable[[TimedLock], int]] = attrgetter("_acquisitions")
-_waits_of: Final[Callable[[TimedLock], _Durations]] = attrgetter("_waits")
-_holds_of: Final[Callable[[TimedLock], _Durations]] = attrgetter("_holds")
-_queued_of: Final[Callable[[TimedLock], _Durations]] = attrgetter("_queued")
 
 
 class Turnstile:
@@ -485,40 +480,23 @@ class _Purpose:
         self._gate.__exit__()
 
 
-class Slot(TimedLock):
-    """A reader's place in a big reader lock: a lock of its own that a writer takes too.
+class Slot(Latch):
+    """A reader's place in a big reader lock: a latch of its own that a writer takes too.
 
-    While a writer works or waits the slot is closed, and `acquire` queues at the gate's turnstile.
+    While a writer works or waits the slot is closed, and `take` queues at the gate's turnstile.
     Waits there are kept apart from waits for another reader of the same slot.
     """
 
-    __slots__ = ("_gate", "_queued", "cause", "closed")
+    __slots__ = ()
 
     KIND: ClassVar = "slot"
     USE: ClassVar = WRITE
     """What holds it, unless who does says something else."""
+    number: int = -1
 
     def __init__(self, gate: WriteGate) -> None:
-        super().__init__()
-        self._gate = gate
-        # Written by whoever holds _lock:
-        self._queued = _Durations()
-        self.cause = self.USE
-        self.closed = False  # written by the gate, under its lock
+        self._prepare(gate, _Durations(), _Durations(), _Durations(), self.USE)
         gate.add(self)
-
-    def take(self) -> int:
-        """Take the slot, after every writer that asked before.
-
-        Returns the nanoseconds that this caller waited, 1 at least where it had to, and else 0.
-        """
-        if not self.closed and self._lock.acquire(False):
-            # As in _count_locked, without the call.
-            self._acquisitions = acquisitions = self._acquisitions + 1
-            if not acquisitions & 63:  # SAMPLE_EVERY
-                self._held_since = perf_counter_ns()
-            return 0
-        return self._acquire_in_turn() if self.closed else self._acquire_slowly()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the slot as `take` does. Only the waiting form exists."""
@@ -531,20 +509,23 @@ class Slot(TimedLock):
         self.take()
         return True
 
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def held_for(self, cause: str) -> AbstractContextManager[int]:
         """Return the slot for a `with` block that tells those who wait what holds it."""
         return _Held(self, cause)
 
     def try_acquire(self) -> bool:
         """Take the slot if nobody has it or waits for it."""
-        return not self.closed and TimedLock.acquire(self, False)
+        return self.take_if_open()
 
     def acquire_next(self) -> int:
         """Take the slot without queueing, for who has one that writers take before this one.
 
         Returns the nanoseconds waited, as `take` does.
         """
-        return 0 if TimedLock.acquire(self, False) else self._acquire_slowly()
+        return 0 if self._try() else self._wait_for_holder()
 
     def take_for_writer(self, purpose: str) -> str:
         """Take the slot for a writer that is through the turnstile.
@@ -552,23 +533,20 @@ class Slot(TimedLock):
         Returns what held it, where the writer had to wait, and else nothing.
         """
         held_by = ""
-        if not self._lock.acquire(False):
+        if not self._take_uncounted(False):
             held_by = self.cause
-            self._lock.acquire()
+            self._take_uncounted(True)
         self.cause = purpose
         return held_by
 
     def release_for_writer(self) -> None:
         """Give back what `take_for_writer` took."""
         self.cause = self.USE
-        self._lock.release()
+        self._release_uncounted()
 
-    def last_wait(self) -> tuple[int, int]:
-        """Return the nanoseconds of the latest wait for who had the same slot, and the `perf_counter_ns` at its end.
-
-        Zeros where there was none. Takes no lock.
-        """
-        return self._last_wait
+    def statistics(self) -> LockStatistics:
+        """Return the numbers as of now. Takes no lock."""
+        return Slot.totals((self,))[0]
 
     @staticmethod
     def total_read(slots: Sequence[Slot]) -> LockStatistics:
@@ -577,26 +555,45 @@ class Slot(TimedLock):
 
     @staticmethod
     def totals(slots: Sequence[Slot]) -> tuple[LockStatistics, LockStatistics]:
-        """Return what `total` and `total_read` do."""
-        waits = _Durations.total(map(_waits_of, slots))
-        queued = _Durations.total(map(_queued_of, slots))
-        total = _after_waits(slots, waits)
-        return total, LockStatistics(total.acquisitions, queued, total.holds)
+        """Return the numbers of many slots together, and the same as `total_read` sees them."""
+        # An acquisition is counted before its wait, so waits are read first.
+        waits = _Durations.total(slot.waits for slot in slots)
+        queued = _Durations.total(slot.queued for slot in slots)
+        acquisitions = sum(slot.acquisitions for slot in slots)
+        holds = _Durations.total(slot.holds for slot in slots)
+        return LockStatistics(acquisitions, waits, holds), LockStatistics(
+            acquisitions, queued, holds
+        )
 
     @staticmethod
     def sums(slots: Sequence[Slot]) -> tuple[int, int, int, int, int]:
         """Return acquisitions, and waits and their nanoseconds: for who had the slot, and for writers."""
-        waits = _Durations.sums(map(_waits_of, slots))
-        queued = _Durations.sums(map(_queued_of, slots))
-        return sum(map(_acquisitions_of, slots)), *waits, *queued
+        waits = _Durations.sums(slot.waits for slot in slots)
+        queued = _Durations.sums(slot.queued for slot in slots)
+        return sum(slot.acquisitions for slot in slots), *waits, *queued
 
     @staticmethod
     def used[S: Slot](slots: Iterable[S]) -> list[S]:
         """Return those that were taken ever: the numbers of others are zeros."""
-        return [slot for slot in slots if slot._acquisitions]
+        return [slot for slot in slots if slot.acquisitions]
 
-    def _acquire_in_turn(self) -> int:
-        gate = self._gate
+    def _wait(self) -> int:
+        """Take the slot, which is taken or closed. Returns the nanoseconds that it took, 1 at least."""
+        return self._wait_in_turn() if self.closed else self._wait_for_holder()
+
+    def _wait_for_holder(self) -> int:
+        log, cause = WAITS.get(), self.cause
+        asked = perf_counter_ns()
+        self._wait_for_it()
+        now = perf_counter_ns()
+        waited = max(1, now - asked)
+        self._note_wait(waited, now)
+        if log is not None:
+            log.add(self.KIND, waited, self.number, cause)
+        return waited
+
+    def _wait_in_turn(self) -> int:
+        gate: WriteGate = self.gate
         if gate.is_mine():
             raise LockMisuse("this thread has the whole of what it wants a part of: it would hang")
         log = WAITS.get()
@@ -604,12 +601,11 @@ class Slot(TimedLock):
         gate.turnstile.enter()
         try:
             cause = gate.purpose  # no writer comes in before this leaves the turnstile
-            self._lock.acquire()
+            self._wait_for_it()
         finally:
             gate.turnstile.leave()
-        self._count_locked()
         waited = max(1, perf_counter_ns() - asked)
-        self._queued.add(waited)
+        self.queued.add(waited)
         if log is not None:
             log.add(gate.read_name, waited, -1, cause)
         return waited

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from cacheserver.clock import Clock
-from cacheserver.errors import ConditionRequired, InvalidConfig, NamespaceGone
+from cacheserver.errors import InvalidConfig, NamespaceGone
 from cacheserver.store.budget import Budget, Reason, check_limit
 from cacheserver.store.counters import PerThread, Tally
-from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, Keep, growth
+from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, Entry, Keep
 from cacheserver.store.eviction.policy import check_policy
 from cacheserver.store.graveyard import Graveyard
 from cacheserver.store.heat import Heat, KeySampler, Sampler
@@ -35,16 +35,14 @@ from cacheserver.store.outcomes import (
     Touched,
     Written,
 )
+from cacheserver.store.record import growth
 from cacheserver.store.room import Neighbour, Room
 from cacheserver.store.shared import StripeWaits, check_stripes
 from cacheserver.store.stripe import Contents
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
+from cacheserver.store.view import NamespaceView
 
 DEFAULT_POLICY: Final = "sieve"
-
-_WRITES: Final = 2
-_CONFLICTS: Final = 3
-assert _WRITES == 2  # as it stands in NamespaceView.put, where a name costs a lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,141 +382,5 @@ class Namespace:
         return self._entries.holds()
 
 
-class NamespaceView:
-    """One thread's way into a namespace: nothing in it is shared with another thread."""
-
-    __slots__ = (
-        "__weakref__",
-        "_counts",
-        "_default_ttl",
-        "_due",
-        "_require_cas",
-        "_sampler",
-        "entries",
-    )
-
-    def __init__(
-        self,
-        entries: StripedDict[str, bytes],
-        counts: list[int],
-        sampler: Sampler,
-        config: NamespaceConfig,
-    ) -> None:
-        self.entries: Final = entries
-        """The dict; `entries.read` counts a hit or a miss."""
-        self._counts = counts
-        self._sampler = sampler
-        self._due = sampler.due
-        self.obey(config)
-
-    def obey(self, config: NamespaceConfig) -> None:
-        """Behave like this from now on. Any thread may say so."""
-        self._default_ttl = config.default_ttl
-        self._require_cas = config.require_cas
-
-    def check_condition(self, condition: Condition | None) -> None:
-        """Raise ConditionRequired where there is no condition, and has to be one."""
-        if condition is None and self._require_cas:
-            raise ConditionRequired(
-                "this namespace takes no write without a condition: send If-Match with the version "
-                "that you have read, or If-None-Match: * for a key that is not there"
-            )
-
-    def read(self, key: str) -> Entry[bytes] | None:
-        """Return the key's entry, None where there is none, and count a hit or a miss."""
-        return self.entries.read(key)
-
-    def put(
-        self,
-        key: str,
-        value: bytes,
-        ttl: float | Keep | None,
-        content_type: str,
-        condition: Condition | None,
-    ) -> Written | Conflict[bytes]:
-        """Write the key if `condition` holds, and count a write or a conflict."""
-        if ttl is None:
-            ttl = self._default_ttl
-        if type(value) is not bytes:
-            value = _as_bytes(value)
-        if condition is None:
-            if self._require_cas:
-                self.check_condition(condition)
-            if not ttl:
-                version = self.entries.overwrite(key, value, content_type)
-                if version:
-                    counts = self._counts
-                    counts[2] = writes = counts[2] + 1
-                    if writes >= self._due[2]:
-                        self._sampler.wrote(key)
-                    return tuple.__new__(Written, (version, False))  # half of Written()'s time
-        outcome = self.entries.put(
-            key, value, ttl=ttl, content_type=content_type, condition=condition
-        )
-        if condition is None or type(outcome) is Written:
-            counts = self._counts
-            counts[2] = writes = counts[2] + 1
-            if writes >= self._due[2]:
-                self._sampler.wrote(key)
-        else:
-            self._refused(key)
-        return outcome
-
-    def _wrote(self, key: str) -> None:
-        self._counts[_WRITES] = writes = self._counts[_WRITES] + 1
-        if writes >= self._due[_WRITES]:
-            self._sampler.wrote(key)
-
-    def _refused(self, key: str) -> None:
-        self._counts[_CONFLICTS] += 1
-        self._sampler.conflict(key)
-
-    def delete(self, key: str, condition: Condition | None) -> Deleted | Missing | Conflict[bytes]:
-        """Delete the key if it is there and `condition` holds; a missing key counts for nothing."""
-        self.check_condition(condition)
-        outcome = self.entries.delete(key, condition=condition)
-        if type(outcome) is Deleted:
-            self._wrote(key)
-        elif type(outcome) is Conflict:
-            self._refused(key)
-        return outcome
-
-    def touch(
-        self, key: str, ttl: float | None, condition: Condition | None
-    ) -> Touched | Missing | Conflict[bytes]:
-        """Give the key another deadline, None: the default's; nothing is written that counts."""
-        if ttl is None:
-            ttl = self._default_ttl
-        outcome = self.entries.touch(key, ttl, condition=condition)
-        if type(outcome) is Conflict:
-            self._refused(key)
-        return outcome
-
-    def transaction(
-        self, writes: dict[str, Put[bytes] | None], conditions: dict[str, Condition]
-    ) -> dict[str, Written | Deleted | Missing] | Refused[str, bytes]:
-        """Write and delete several keys at one instant, and count what was done."""
-        for key, wish in writes.items():
-            self.check_condition(conditions.get(key))
-            if wish is not None and type(wish.value) is not bytes:
-                raise TypeError(f"a value is bytes, not {type(wish.value).__name__}")
-        outcome = self.entries.transaction(writes, conditions)
-        if isinstance(outcome, Refused):
-            for key in outcome.conflicts:
-                self._refused(key)
-        else:
-            for key, each in outcome.items():
-                if type(each) is not Missing:
-                    self._wrote(key)
-        return outcome
-
-
 def _no_view() -> NamespaceView:
     raise NamespaceGone("the namespace was dropped")
-
-
-def _as_bytes(value: object) -> bytes:
-    """Return what is kept: a copy of what may still change. TypeError where it is nothing like bytes."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it")

@@ -78,15 +78,17 @@ class Room[K, V]:
         if max_entries is not None:
             check_limit("max_entries", max_entries)
         memory = None if self.quota is None else self.quota.memory
-        if memory is None and max_bytes is None and max_entries is None:
-            self.quota = None
-            return
-        entries, size = self.totals()
-        self.quota = Quota(
-            memory,
-            None if max_bytes is None else Budget(max_bytes, size),
-            None if max_entries is None else Budget(max_entries, entries),
-        )
+        quota = None
+        if memory is not None or max_bytes is not None or max_entries is not None:
+            entries, size = self.totals()
+            quota = Quota(
+                memory,
+                None if max_bytes is None else Budget(max_bytes, size),
+                None if max_entries is None else Budget(max_entries, entries),
+            )
+        self.quota = quota
+        for stripe in self.stripes:
+            stripe.draw_on(quota)
 
     def totals(self) -> tuple[int, int]:
         """Return how many entries there are, and their bytes: of one instant for who has the gate."""

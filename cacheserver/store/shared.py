@@ -19,26 +19,17 @@ from typing import Any, Final, NamedTuple, Protocol
 from cacheserver.clock import Clock
 from cacheserver.errors import NamespaceGone
 from cacheserver.store.budget import REASONS, Budget, Reason
-from cacheserver.store.entry import (
-    DEADLINE,
-    Entry,
-    Record,
-    deadline_of,
-    make_pack,
-    no_pack,
-    slot_of,
-    unpack,
-)
+from cacheserver.store.entry import DEADLINE, Entry, Record
 from cacheserver.store.eviction.policy import check_policy, make_policy
 from cacheserver.store.heat import Sampler
 from cacheserver.store.locks import LockStatistics, Slot, WriteGate
-from cacheserver.store.readers import MAX_STRIPES, SHIFT
+from cacheserver.store.record import deadline_of, pack, slot_of, unpack, with_slot
 from cacheserver.store.room import Neighbour, Room
 from cacheserver.store.stripe import NO_EVICTIONS, Contents, Growth, Stripe
+from cacheserver.store.way import MAX_STRIPES, stripe_number
 
 type Bury = Callable[[list[Contents[Any, Any]], bool], None]
 """Has what nobody needs freed; told whether the entries were moved elsewhere."""
-type Pack[V] = Callable[[V, int, float, str, int], Record[V]]
 
 
 def check_stripes(stripes: int) -> None:
@@ -144,7 +135,7 @@ class Snapshot[K, V](Mapping[K, Entry[V]]):
         self._now = now
 
     def __getitem__(self, key: K) -> Entry[V]:
-        entry = unpack(self._copies[hash((key,)) >> SHIFT & self._mask][key])
+        entry = unpack(self._copies[stripe_number(key, self._mask)][key])
         if entry[DEADLINE] and entry[DEADLINE] <= self._now:
             raise KeyError(key)
         return entry
@@ -214,9 +205,9 @@ class Shared[K, V]:
         self.dead_marks: list[list[bytearray]] = []  # of views that are no more, to be dropped
         self.diverted = 0  # who wants readers to take the locks now
 
-    def make_pack(self) -> Pack[V]:
-        """Return a function that makes records, for one thread."""
-        return make_pack() if self.packed else no_pack  # type: ignore[return-value]
+    def record(self, entry: Entry[V]) -> Record[V]:
+        """Return the record of an entry."""
+        return pack(*entry) if self.packed else entry
 
     def check_there(self) -> None:
         """Raise NamespaceGone if the dict was dropped."""
@@ -227,7 +218,7 @@ class Shared[K, V]:
         """Return the key's entry, or None, as of an instant at which its stripe's lock is held."""
         while True:
             table = self.table
-            stripe = table.stripes[hash((key,)) >> SHIFT & table.mask]
+            stripe = table.stripes[stripe_number(key, table.mask)]
             waited = 0
             try:
                 with stripe.held_for("read") as waited:
@@ -273,7 +264,7 @@ class Shared[K, V]:
 
     def _divert_locked(self) -> None:
         for view in self._living_views_locked():
-            view.read = view.locked_read
+            view.divert()
 
     def _bind_locked(self, keep_marks: bool) -> None:
         """Have all views read from the dicts that there are now."""
@@ -481,7 +472,7 @@ class Shared[K, V]:
         before: tuple[tuple[Stripe[K, V], ...], ...] = (),
     ) -> _Table[K, V]:
         made = (
-            Stripe[K, V](self.gate, number, version, Contents(self.policy))
+            Stripe[K, V](self.gate, number, version, Contents(self.policy), self.room.quota)
             for number in range(stripes)
         )
         return _Table(tuple(made), stripes - 1, past, before)
@@ -492,7 +483,6 @@ class Shared[K, V]:
         A loop over all entries, while writers wait: what it needs is in locals.
         """
         mask, growth, now = new.mask, self.room.growth, self.clock.monotonic()
-        pack = self.make_pack()
         targets = [
             (to, to.entries(), to.slots.allocate, to.policy.add, to.deadlines.add)
             for to in new.stripes
@@ -500,14 +490,10 @@ class Shared[K, V]:
         for stripe in old.stripes:
             marks = stripe.slots.marks
             for key, record in stripe.entries().items():
-                to, data, allocate, add, note = targets[hash((key,)) >> SHIFT & mask]
+                to, data, allocate, add, note = targets[stripe_number(key, mask)]
                 slot = allocate(key)
                 old_slot = slot_of(record)
-                if isinstance(record, bytes):
-                    moved: Record[V] = slot.to_bytes(4, "little") + record[4:]
-                else:
-                    value, version, deadline, content_type, _ = record
-                    moved = pack(value, version, deadline, content_type, slot)
+                moved = with_slot(record, slot)
                 data[key] = moved
                 add(slot)
                 if growth is not None:

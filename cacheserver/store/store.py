@@ -20,7 +20,7 @@ from cacheserver.clock import Clock
 from cacheserver.errors import NamespaceGone, NeverFits, StoreFull, TooManyNamespaces
 from cacheserver.store.budget import Budget
 from cacheserver.store.counters import PerThread
-from cacheserver.store.entry import NEVER, cost, make_pack
+from cacheserver.store.entry import NEVER
 from cacheserver.store.graveyard import Graveyard
 from cacheserver.store.heat import Heat, HotKeys
 from cacheserver.store.names import check_namespace
@@ -31,6 +31,7 @@ from cacheserver.store.namespace import (
     NamespaceStatistics,
     NamespaceView,
 )
+from cacheserver.store.record import cost, pack
 from cacheserver.store.room import Room
 from cacheserver.store.shared import check_stripes
 from cacheserver.store.striped import DEFAULT_STRIPES
@@ -98,7 +99,6 @@ class Store:
         self.max_namespaces = max_namespaces
         self.clock = clock or Clock()
         self._budget = Budget(max_memory)
-        self._pack = make_pack()
         self._heat = Heat(self.clock)
         self.graveyard = Graveyard()
         """What was cleared and dropped; for who calls `sweep` again and again to say so."""
@@ -116,7 +116,7 @@ class Store:
 
     def check_room(self, key: str, value: bytes, content_type: str) -> None:
         """Raise NeverFits or StoreFull if an entry like this cannot be added now."""
-        need, limit = cost(key, self._pack(value, 0, NEVER, content_type, 0)), self.max_memory
+        need, limit = cost(key, pack(value, 0, NEVER, content_type, 0)), self.max_memory
         if need > limit:
             raise NeverFits(
                 f"this entry needs {need} bytes, and the limit is {limit}: raise --max-memory"

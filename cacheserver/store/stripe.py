@@ -1,7 +1,7 @@
 """One stripe of a StripedDict: a dict and its lock, and what is known of its entries.
 
 The lock guards everything here but the look-up of a key in `data`, which readers do without it, and
-the marks that they leave (`eviction/slots.py`). What takes memory is handed back to the caller, who
+the marks that they leave (`eviction/slots.py`). What takes it for a single key is in `way.pyx`. What takes memory is handed back to the caller, who
 drops it when the lock is released.
 """
 
@@ -12,11 +12,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from cacheserver.store.budget import REASONS, Quota, Reason
-from cacheserver.store.entry import Entry, Record, deadline_of, slot_of, unpack
+from cacheserver.store.entry import Entry, Record
 from cacheserver.store.eviction.policy import Policy, make_policy
 from cacheserver.store.eviction.slots import Slots
 from cacheserver.store.expiry import Deadlines
 from cacheserver.store.locks import Slot, WriteGate
+from cacheserver.store.record import deadline_of, slot_of, unpack
+from cacheserver.store.way import StripeBase
 
 type Growth[K, V] = Callable[[K, Record[V] | None, Record[V] | None], int]
 """Bytes that a key takes more with the second record than with the first, None being none."""
@@ -53,34 +55,29 @@ def _deadlines_of[K](keys: list[K | None], data: dict[K, Record[Any]]) -> Callab
     return deadline_in
 
 
-class Stripe[K, V](Slot):
-    """One dict and its lock. All but `data.__getitem__` needs the lock held."""
+class Stripe[K, V](StripeBase[K, V], Slot):
+    """One dict and its lock, and all that is seldom done to it. Needs the lock held.
 
-    __slots__ = (
-        "bytes",
-        "data",
-        "deadlines",
-        "evictions",
-        "expirations",
-        "number",
-        "policy",
-        "slots",
-        "version",
-    )
+    What is done to a single key is in `way.pyx`.
+    """
+
+    __slots__ = ("evictions",)
 
     KIND: ClassVar = "stripe"
 
     def __init__(
-        self, gate: WriteGate, number: int, version: int, contents: Contents[K, V]
+        self,
+        gate: WriteGate,
+        number: int,
+        version: int,
+        contents: Contents[K, V],
+        quota: Quota | None,
     ) -> None:
         super().__init__(gate)
         self.number = number
-        self.version = version  # of the last write to any key here
-        self.bytes = 0
-        self.expirations = 0
+        self.version = version
         self.evictions = NO_EVICTIONS  # another one from the first on
-        self.data: dict[K, Record[V]] | None
-        """None where the stripe is retired: its entries are elsewhere, or gone."""
+        self.draw_on(quota)
         self.fill(contents)
 
     def fill(self, contents: Contents[K, V]) -> None:
@@ -110,7 +107,7 @@ class Stripe[K, V](Slot):
         data = self.data
         return {} if data is None else data
 
-    # The three ways in which a key changes. All are told by how much the bytes grow.
+    # How a key changes, for who changes several. All are told by how much the bytes grow.
 
     def put(self, key: K, record: Record[V], slot: int, created: bool, growth: int) -> None:
         """Have this record under the key."""
@@ -121,11 +118,6 @@ class Stripe[K, V](Slot):
             self.policy.add(slot)
         else:
             self.policy.touched(slot)
-
-    def replace(self, key: K, record: Record[V], growth: int) -> None:
-        """Have the same value and version under the key, with another deadline."""
-        self.bytes += growth
-        self.data[key] = record  # type: ignore[index]
 
     def remove(self, key: K, slot: int, growth: int, evicted: bool = False) -> None:
         """Have nothing under the key. Of an evicted one the policy knows."""

@@ -17,7 +17,8 @@ may run under a stripe's lock.
 
 How it is laid out: what threads share is stripes, and each thread reaches them through objects of
 its own (`view`), since on a free-threaded interpreter every shared object that all threads touch in
-every operation costs them an atomic reference count. Where the dicts of the stripes are exchanged
+every operation costs them an atomic reference count. What an operation on one key executes is compiled, in
+`way.pyx`; here is what is done seldom. Where the dicts of the stripes are exchanged
 (`clear`, `reshape`), and while several keys change at once (`transaction`), readers are first diverted to
 the locks: one that began before may still return what was there then, one that begins later waits
 and sees what is there after.
@@ -29,38 +30,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Self, overload
 
 from cacheserver.clock import Clock
-from cacheserver.errors import NamespaceGone
 from cacheserver.store.budget import Budget
-from cacheserver.store.entry import (
-    DEFAULT_CONTENT_TYPE,
-    KEEP,
-    VALUE,
-    VERSION,
-    Entry,
-    Keep,
-    Record,
-    deadline_of,
-    unpack,
-    version_of,
-)
-from cacheserver.store.eviction.slots import NO_MARKS
+from cacheserver.store.counts import Counts
+from cacheserver.store.entry import VALUE, VERSION, Entry, Record
 from cacheserver.store.heat import Sampler
-from cacheserver.store.names import check_ttl
-from cacheserver.store.outcomes import (
-    Condition,
-    Conflict,
-    Deleted,
-    Missing,
-    Put,
-    Refused,
-    Touched,
-    Written,
-)
-from cacheserver.store.readers import SHIFT, make_locked_read, make_overwrite, make_read
-from cacheserver.store.room import Full, Neighbour, Room
+from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Put, Refused, Written
+from cacheserver.store.record import deadline_of, unpack
+from cacheserver.store.room import Neighbour, Room
 from cacheserver.store.shared import Bury, Shared, StripedPulse, StripedStatistics, StripeWaits
 from cacheserver.store.stripe import Contents, Growth, Stripe
 from cacheserver.store.transaction import transact
+from cacheserver.store.way import Way
 
 DEFAULT_STRIPES: Final = 64
 
@@ -74,7 +54,7 @@ def _growth_by[K, V](cost: Callable[[K, Entry[V]], int]) -> Growth[K, V]:
     return growth
 
 
-class StripedDict[K, V]:
+class StripedDict[K, V](Way[K, V]):
     """A dict for many threads, in stripes, with versions, deadlines and compare-and-set.
 
     It reads like a dict (`d[key]`, `d[key] = value`, `del d[key]`, `key in d`, `len(d)`, iteration)
@@ -91,25 +71,7 @@ class StripedDict[K, V]:
     with `view()`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_counts",
-        "_free_read",
-        "_growth",
-        "_monotonic",
-        "_pack",
-        "_room",
-        "_sampler",
-        "_shared",
-        "_table",
-        "locked_read",
-        "marks",
-        "overwrite",
-        "read",
-    )
-
-    read: Callable[[K], Entry[V] | None]
-    """Return the key's entry, None where there is none or its time is up. It changes: don't keep it."""
+    __slots__ = ("__weakref__",)
 
     def __init__(
         self,
@@ -153,52 +115,18 @@ class StripedDict[K, V]:
             neighbour=neighbour,
             bury=bury,
         )
-        self._attach(shared, [0, 0], Sampler())
+        self._lead(shared, Counts(2), Sampler())
 
-    def _attach(self, shared: Shared[K, V], counts: list[int], sampler: Sampler) -> None:
-        self._table: tuple[tuple[Stripe[K, V], ...], int]
-        self._shared = shared
-        self._room = shared.room
-        self._counts = counts
-        self._sampler = sampler
-        self._monotonic = shared.clock.monotonic
-        self._growth = shared.room.growth
-        self._pack = shared.make_pack()
-        self.locked_read = make_locked_read(shared.read_locked, counts, sampler)
-        shared.attach(self)
-
-    def view(self, counts: list[int] | None = None, sampler: Sampler | None = None) -> Self:
+    def view(self, counts: Counts | None = None, sampler: Sampler | None = None) -> Self:
         """Return the same dict through objects of its own: make one in each busy thread.
 
         Reads through it that find the key are added to `counts[0]`, others to `counts[1]`. `sampler` is told
         of those that are due, and of waits.
         """
-        view = object.__new__(type(self))
-        view._attach(self._shared, [0, 0] if counts is None else counts, sampler or Sampler())
+        cls = type(self)
+        view = cls.__new__(cls)
+        view._lead(self._shared, Counts(2) if counts is None else counts, sampler or Sampler())
         return view
-
-    def bind(self, marks: list[bytearray] | None) -> None:
-        """Read from the dicts that there are now: for the dict itself, when they change."""
-        table = self._shared.table
-        stripes = (*table.stripes,)  # a tuple of this view's own
-        self._table = stripes, table.mask
-        self.marks = [NO_MARKS] * len(stripes) if marks is None else marks
-        marking = stripes[0].policy.needs_marks
-        self._free_read = make_read(
-            self._shared.read_locked,
-            stripes,
-            self._counts,
-            self._sampler,
-            self.marks,
-            self._monotonic,
-            marking,
-        )
-        self.overwrite = make_overwrite(stripes, self._sampler, self.marks, marking)
-        self.read_freely()
-
-    def read_freely(self) -> None:
-        """Read without locks, unless somebody wants otherwise: for the dict itself."""
-        self.read = self.locked_read if self._shared.diverted else self._free_read
 
     # Reading: no lock.
 
@@ -252,157 +180,7 @@ class StripedDict[K, V]:
             if entry is not None:
                 yield key, entry[VALUE]
 
-    # Writing: the lock of one stripe.
-
-    def put(
-        self,
-        key: K,
-        value: V,
-        *,
-        ttl: float | Keep = 0,
-        content_type: str = DEFAULT_CONTENT_TYPE,
-        condition: Condition | None = None,
-    ) -> Written | Conflict[V]:
-        """Write the key if `condition` holds; it is gone again after `ttl` seconds, 0: never.
-
-        KEEP leaves it the deadline that it has. A `Conflict` says what is there instead. `StoreFull`
-        and `NeverFits` where a limit is in the way, `InvalidTTL` where `ttl` is no length of time up to ten
-        years.
-        """
-        if ttl and ttl is not KEEP:
-            check_ttl(ttl)
-        full: Full | None = None
-        tries = 0  # to find room, without success
-        freed: list[Record[V]] | None = None  # what went for this, to be freed without a lock
-        while True:
-            if full is not None:
-                tries = self._room.make(full, tries, (key,))
-                full = freed = current = found = None
-            stripes, mask = self._table
-            stripe = stripes[hash((key,)) >> SHIFT & mask]
-            waited = stripe.take()
-            try:
-                data = stripe.data
-                if data is None:
-                    self._shared.check_there()
-                    continue
-                now = 0.0
-                current = found = data[key] if key in data else None  # noqa: SIM401 (see docs/free-threading.md)
-                deadline: float = 0
-                packed = type(found) is bytes
-                if ttl or (found and (found[4] >= 64 if packed else found[2])):
-                    now = self._monotonic()
-                    old_deadline = deadline_of(found) if found else 0
-                    if found and old_deadline and old_deadline <= now:
-                        stripe.expire(key, found, self._growth, self._room.quota)
-                        current = None
-                    elif ttl is KEEP:
-                        deadline = old_deadline
-                    if ttl and ttl is not KEEP:
-                        deadline = now + ttl
-                if condition is not None and not condition.holds(
-                    version_of(current) if current else 0
-                ):
-                    return Conflict(unpack(current) if current else None)
-                created = current is None
-                if created:
-                    if key is None:  # as a free slot has
-                        raise TypeError("None is no key")
-                    slot = stripe.slots.next_free()
-                elif packed:
-                    slot = int.from_bytes(current[:4], "little")  # type: ignore[index, arg-type]
-                else:
-                    slot = current[4]  # type: ignore[index]
-                version = stripe.version + 1
-                record = self._pack(value, version, deadline, content_type, slot)
-                growth = self._growth
-                more = growth(key, current, record) if growth is not None else 0
-                quota = self._room.quota
-                if quota is not None and (more or created):
-                    reason = quota.take(more, created, stripe.number, tries > 0)
-                    if reason is not None:
-                        whole = more if created or growth is None else growth(key, None, record)
-                        self._room.check_fits(whole, 1)
-                        freed = []
-                        full = self._room.evict_own(stripe, key, more, created, reason, freed)
-                        if full is not None:
-                            continue
-                        version = stripe.version + 1
-                        slot = stripe.slots.next_free() if created else slot
-                        record = self._pack(value, version, deadline, content_type, slot)
-                if created:
-                    stripe.slots.allocate(key)
-                stripe.put(key, record, slot, created, more)
-                if deadline:
-                    stripe.deadlines.add(slot, deadline, deadline - now)
-                return tuple.__new__(Written, (version, created))  # half of Written()'s time
-            finally:
-                stripe.release()
-                if waited:
-                    self._sampler.waited(key, waited)
-
-    def delete(
-        self, key: K, *, condition: Condition | None = None
-    ) -> Deleted | Missing | Conflict[V]:
-        """Delete the key if it is there and `condition` holds."""
-        stripe, waited = self._lock_stripe(key)
-        try:
-            current, _expired = self._live_locked(stripe, key, self._monotonic())
-            if condition is not None and not condition.holds(current[VERSION] if current else 0):
-                return Conflict(current)
-            if current is None:
-                return Missing()
-            self._remove_locked(stripe, key, current[4])  # SLOT
-            return Deleted(stripe.version)
-        finally:
-            stripe.release()
-            if waited:
-                self._sampler.waited(key, waited)
-
-    def touch(
-        self, key: K, ttl: float, *, condition: Condition | None = None
-    ) -> Touched | Missing | Conflict[V]:
-        """Have the key gone after `ttl` seconds from now, 0: never. Its version stays.
-
-        `InvalidTTL` as for `put`.
-        """
-        check_ttl(ttl)
-        full: Full | None = None
-        tries = 0  # to find room, without success
-        while True:
-            if full is not None:
-                tries = self._room.make(full, tries, (key,))
-                full = current = None
-            stripe, waited = self._lock_stripe(key)
-            try:
-                now = self._monotonic()
-                current, _expired = self._live_locked(stripe, key, now)
-                if condition is not None and not condition.holds(
-                    current[VERSION] if current else 0
-                ):
-                    return Conflict(current)
-                if current is None:
-                    return Missing()
-                value, version, _deadline, content_type, slot = current
-                deadline = now + ttl if ttl else 0
-                record = self._pack(value, version, deadline, content_type, slot)
-                old = stripe.entries()[key]
-                more = self._growth(key, old, record) if self._growth is not None else 0
-                quota = self._room.quota
-                if more and quota is not None:
-                    reason = quota.take(more, 0, stripe.number, tries > 0)
-                    if reason is not None:  # a deadline takes a few bytes, too
-                        self._room.check_fits(self._growth(key, None, record), 1)  # type: ignore[misc]
-                        full = self._room.full(reason, more, 0, stripe.number)
-                        continue
-                stripe.replace(key, record, more)
-                if ttl:
-                    stripe.deadlines.add(slot, deadline, ttl)
-                return Touched(version)
-            finally:
-                stripe.release()
-                if waited:
-                    self._sampler.waited(key, waited)
+    # Writing: the lock of one stripe. `put`, `delete` and `touch` are those of `Way`.
 
     def compare_and_set(
         self, key: K, expected_version: int, value: V, *, ttl: float = 0
@@ -454,7 +232,7 @@ class StripedDict[K, V]:
         without locks included, sees some of it and not the rest. Raises what `put` raises; then, and
         where it is refused, nothing is changed.
         """
-        return transact(self._shared, self._pack, self._sampler, writes, conditions or {})
+        return transact(self._shared, self._sampler, writes, conditions or {})
 
     # The whole: all locks, in ascending order.
 
@@ -495,7 +273,7 @@ class StripedDict[K, V]:
         Nothing depends on it but memory. A stripe where nothing is due costs a look; in a step its lock is
         held for at most 64 entries.
         """
-        for stripe in self._table[0]:
+        for stripe in self._shared.table.stripes:
             while stripe.data is not None and stripe.deadlines.has_due(self._monotonic()):
                 gone = self._sweep_step(stripe)
                 yield len(gone)
@@ -549,40 +327,3 @@ class StripedDict[K, V]:
     def is_gone(self) -> bool:
         """Tell whether it was dropped."""
         return self._shared.gone
-
-    # Inside.
-
-    def _lock_stripe(self, key: K) -> tuple[Stripe[K, V], int]:
-        """Return the key's stripe, locked, and the nanoseconds that this caller waited for locks."""
-        waited = 0
-        while True:
-            stripes, mask = self._table
-            stripe = stripes[hash((key,)) >> SHIFT & mask]
-            waited += stripe.take()
-            if stripe.data is not None:
-                return stripe, waited
-            stripe.release()
-            try:
-                self._shared.check_there()
-            except NamespaceGone:
-                if waited:
-                    self._sampler.waited(key, waited)
-                raise
-
-    def _live_locked(
-        self, stripe: Stripe[K, V], key: K, now: float
-    ) -> tuple[Entry[V] | None, Entry[V] | None]:
-        """Return the key's entry, and the one that was removed because its time is up.
-
-        The caller keeps the latter until the lock is released: freeing a large value takes time.
-        """
-        return stripe.live(key, now, self._growth, self._room.quota)
-
-    def _remove_locked(self, stripe: Stripe[K, V], key: K, slot: int) -> None:
-        less = 0
-        if self._growth is not None:
-            less = self._growth(key, stripe.entries()[key], None)
-        stripe.remove(key, slot, less)
-        quota = self._room.quota
-        if quota is not None:
-            quota.take(less, -1, stripe.number, True)

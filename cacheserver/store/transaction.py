@@ -14,17 +14,16 @@ from cacheserver.store.entry import SLOT, VERSION, Entry, Keep, Record
 from cacheserver.store.heat import Sampler
 from cacheserver.store.names import check_ttl
 from cacheserver.store.outcomes import Condition, Deleted, Missing, Put, Refused, Written
-from cacheserver.store.readers import SHIFT
 from cacheserver.store.room import Full
-from cacheserver.store.shared import Pack, Shared
+from cacheserver.store.shared import Shared
 from cacheserver.store.stripe import Stripe
+from cacheserver.store.way import stripe_number
 
 type Outcome[K, V] = dict[K, Written | Deleted | Missing] | Refused[K, V]
 
 
 def transact[K, V](
     shared: Shared[K, V],
-    pack: Pack[V],
     sampler: Sampler,
     writes: Mapping[K, Put[V] | None],
     conditions: Mapping[K, Condition],
@@ -47,7 +46,7 @@ def transact[K, V](
             outcome: Outcome[K, V] | Full | None = None
             if stripes is not None:
                 outcome = _transact_locked(
-                    shared, pack, stripes, writes, conditions, tries > 0, garbage
+                    shared, stripes, writes, conditions, tries > 0, garbage
                 )
         if outcome is None:
             shared.check_there()
@@ -58,7 +57,6 @@ def transact[K, V](
 
 def _transact_locked[K, V](
     shared: Shared[K, V],
-    pack: Pack[V],
     stripes: dict[K, Stripe[K, V]],
     writes: Mapping[K, Put[V] | None],
     conditions: Mapping[K, Condition],
@@ -79,7 +77,7 @@ def _transact_locked[K, V](
     if conflicts:
         return Refused(conflicts)
     planned = [
-        _plan(shared, pack, key, stripes[key], wish, found[key], now)
+        _plan(shared, key, stripes[key], wish, found[key], now)
         for key, wish in writes.items()
     ]
     garbage.append(planned)
@@ -94,7 +92,7 @@ def _transact_locked[K, V](
         if reason is not None:
             room.check_fits(*_whole(shared, planned))
             return room.full(reason, size, entries, hint)
-    done = {change.key: _make(pack, change, now) for change in planned}
+    done = {change.key: _make(shared, change, now) for change in planned}
     if quota is not None:
         quota.take(min(size, 0), min(entries, 0), hint, True)
     return done
@@ -125,7 +123,6 @@ class _Change(NamedTuple):
 
 def _plan[K, V](
     shared: Shared[K, V],
-    pack: Pack[V],
     key: K,
     stripe: Stripe[K, V],
     wish: Put[V] | None,
@@ -145,12 +142,12 @@ def _plan[K, V](
         deadline = current[2] if current else 0
     elif wish.ttl:
         deadline = now + wish.ttl
-    record = pack(wish.value, 0, deadline, wish.content_type, 0)
+    record = shared.record((wish.value, 0, deadline, wish.content_type, 0))
     more = growth(key, old, record) if growth is not None else 0
     return _Change(key, stripe, wish, current, deadline, record, more, 0 if current else 1)
 
 
-def _make(pack: Pack[Any], change: _Change, now: float) -> Written | Deleted | Missing:
+def _make(shared: Shared[Any, Any], change: _Change, now: float) -> Written | Deleted | Missing:
     key, stripe, wish, current, deadline, _, growth, _ = change
     if wish is None:
         if current is None:
@@ -159,7 +156,7 @@ def _make(pack: Pack[Any], change: _Change, now: float) -> Written | Deleted | M
         return Deleted(stripe.version)
     slot = current[SLOT] if current else stripe.slots.allocate(key)
     version = stripe.version + 1
-    record = pack(wish.value, version, deadline, wish.content_type, slot)
+    record = shared.record((wish.value, version, deadline, wish.content_type, slot))
     stripe.put(key, record, slot, current is None, growth)
     if deadline:
         stripe.deadlines.add(slot, deadline, deadline - now)
@@ -188,7 +185,7 @@ class _Locked[K, V]:
 
     def __init__(self, shared: Shared[K, V], keys: Iterable[K], sampler: Sampler) -> None:
         table = shared.table
-        self._by_key = {key: table.stripes[hash((key,)) >> SHIFT & table.mask] for key in keys}
+        self._by_key = {key: table.stripes[stripe_number(key, table.mask)] for key in keys}
         self._sampler = sampler
         self._taken: list[Stripe[K, V]] = []
         self._waits: list[tuple[K, int]] = []

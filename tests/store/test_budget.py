@@ -11,8 +11,9 @@ import pytest
 
 from cacheserver.errors import NeverFits, StoreFull
 from cacheserver.store.budget import MAX_LIMIT, SHARDS, Budget, Quota, Reason
-from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, NEVER, VALUE, Entry, cost, growth
+from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, NEVER, VALUE, Entry
 from cacheserver.store.outcomes import Written
+from cacheserver.store.record import cost, growth
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
 from tests.support.inside import quota_of
@@ -104,13 +105,13 @@ class HookedLock:
         self._lock = threading.Lock()
         self._hook: Callable[[], None] | None = hook
 
-    def __enter__(self) -> None:
+    def acquire(self, blocking: bool = True) -> bool:
         hook, self._hook = self._hook, None
         if hook is not None:
             hook()
-        self._lock.acquire()
+        return self._lock.acquire(blocking)
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         self._lock.release()
 
     def locked(self) -> bool:
@@ -129,31 +130,43 @@ def test_budget_is_not_full_while_bytes_move_from_shard_to_shard() -> None:
 
     def overtake() -> None:
         others.append(start(move))
-        first = budget._shards[0].lock
+        first = budget._shards[0]
         eventually(lambda: others[0].done or first.locked(), "the bytes have moved, or can't")
 
-    budget._shards[1].lock = HookedLock(overtake)  # type: ignore[assignment]
+    budget._shards[1].lock = HookedLock(overtake)
     assert budget.take(100, hint=5)
     others[0].result()
     assert budget.used() == budget.limit
 
 
-class YieldingSize(int):
-    """A number of bytes that lets other threads run in the midst of being subtracted."""
+class YieldingLock:
+    """A lock that lets other threads run when it has just been taken, and before it is let go of."""
 
-    def __rsub__(self, other: int) -> int:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        taken = self._lock.acquire(blocking)
         os.sched_yield()
-        return other - int(self)
+        return taken
+
+    def release(self) -> None:
+        os.sched_yield()
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
 
 
 def test_shard_is_exact_under_many_threads() -> None:
     """Threads that meet at one shard lose no byte that they take or give back."""
     budget = Budget(1 << 20)
+    budget._shards[0].lock = YieldingLock()
 
     def work() -> None:
         for turn in range(300):
-            assert budget.take(YieldingSize(turn % 50 + 2), hint=0)
-            assert budget.take(YieldingSize(-(turn % 50 + 1)), hint=0)
+            assert budget.take(turn % 50 + 2, hint=0)
+            assert budget.take(-(turn % 50 + 1), hint=0)
 
     with frequent_switches():
         run_threads([work] * 4)

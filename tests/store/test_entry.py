@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cacheserver.store import record as records
 from cacheserver.store.entry import (
     COMMON_CONTENT_TYPES,
     CONTENT_TYPE,
@@ -22,18 +23,13 @@ from cacheserver.store.entry import (
     VERSION,
     Entry,
     Record,
-    cost,
-    deadline_of,
-    growth,
-    make_pack,
-    no_pack,
-    slot_of,
-    unpack,
-    version_of,
 )
 from cacheserver.store.eviction.slots import FIRST_SLOT
 from cacheserver.store.outcomes import Deleted
+from cacheserver.store.record import cost, deadline_of, growth, slot_of, unpack, version_of
+from cacheserver.store.striped import StripedDict
 from tests.conftest import Maker
+from tests.support.outcomes import written
 
 MAX_VERSION = 2**53
 LAST_SLOT = 2**32 - 1
@@ -53,7 +49,7 @@ entries: st.SearchStrategy[Entry[bytes]] = st.tuples(
 
 def pack(entry: Entry[bytes]) -> Record[bytes]:
     """The record of an entry."""
-    return make_pack()(*entry)
+    return records.pack(*entry)
 
 
 def test_entry_is_a_plain_tuple_of_five() -> None:
@@ -102,9 +98,13 @@ def test_records_are_never_false(entry: Entry[bytes]) -> None:
 
 def test_without_packing_the_record_is_the_entry() -> None:
     """Values of any kind are kept as they are."""
+    things = StripedDict[str, object]()
     value = object()
-    entry = no_pack(value, 7, NEVER, RARE, 64)
-    assert entry == (value, 7, NEVER, RARE, 64)
+    version = written(things.put("k", value, content_type=RARE)).version
+    entry = things.read("k")
+    assert entry is not None
+    assert entry[VALUE] is value
+    assert entry == (value, version, NEVER, RARE, FIRST_SLOT)
     assert unpack(entry) is entry
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheserver import operations
+from cacheserver.store.entry import VALUE
 from cacheserver.store.heat import (
     CAPACITY,
     KINDS,
@@ -316,30 +317,32 @@ def test_conflicts_are_exact_while_they_fit(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("verb", ["incr", "append"])
-def test_retries_inside_a_verb_count_as_conflicts(make: Maker, verb: str) -> None:
+def test_retries_inside_a_verb_count_as_conflicts(
+    make: Maker, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who is overtaken between reading and writing tries again, and that is told of the key."""
     store = make.store()
     view = store.view()
     operations.put(view, "things", "n", b"1")
-    entries = store.namespace("things").view().entries
-    read, overtaken = entries.read, [3]
+    get, overtaken = operations.get, [False]
 
-    def overtake(key: str) -> Any:
-        entry = read(key)
-        if overtaken[0] and key == "n":
-            overtaken[0] = 0
+    def overtake(*what: Any) -> Any:
+        entry = get(*what)
+        if not overtaken[0]:
+            overtaken[0] = True
             in_thread(lambda: store.namespace("things").put("n", b"5"))
         return entry
 
-    entries.read = overtake
+    monkeypatch.setattr(operations, "get", overtake)
     if verb == "incr":
         operations.incr(view, "things", "n")
     else:
         operations.append(view, "things", "n", b"0")
-    entries.read = read
     (conflict,) = store.hot_keys().kinds["conflicts"]
     assert (conflict.key, conflict.count) == ("n", 1)
-    assert read("n")[0] == (b"6" if verb == "incr" else b"50")  # type: ignore[index]
+    entry = store.namespace("things").read("n")
+    assert entry is not None
+    assert entry[VALUE] == (b"6" if verb == "incr" else b"50")
 
 
 # Windows
@@ -469,10 +472,11 @@ def test_diverted_reads_count_and_are_sampled(make: Maker) -> None:
     things = store.namespace("things")
     things.put("hot", b"v")
     entries = things.view().entries
-    read: Callable[[str], Any] = entries.locked_read
+    entries.divert()
     for _ in range(20_000):
-        read("hot")
-        read("not there")
+        entries.read("hot")
+        entries.read("not there")
+    entries.read_freely()
     found = store.hot_keys()
     assert set(hottest(found)) == {"hot", "not there"}
     for each in found.kinds["reads"]:

@@ -303,7 +303,7 @@ def test_large_value_displaces_thousands_in_short_holds(
     victims: Counter[tuple[int, int]] = Counter()
 
     def count(stripe: Stripe[Any, Any]) -> None:
-        victims[stripe.number, stripe._acquisitions] += 1
+        victims[stripe.number, stripe.acquisitions] += 1
 
     for stripe in stripes_of(entries):
         call_before(stripe.policy, "victim", partial(count, stripe))

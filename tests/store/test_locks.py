@@ -246,7 +246,7 @@ def assert_one_wait_between(waits: Histogram, lower: int, upper: int) -> None:
 def test_timed_lock_measures_a_forced_wait() -> None:
     """A wait of known length is in the count, in the sum and in its bucket."""
     lock = TimedLock()
-    lock._lock = watched = WatchedLock()  # type: ignore[assignment]
+    lock.lock = watched = WatchedLock()
     lower, upper = forced_wait(lock, watched, lock)
     assert_one_wait_between(lock.statistics().waits, lower, upper)
     assert lock.statistics().acquisitions == 2
@@ -255,7 +255,7 @@ def test_timed_lock_measures_a_forced_wait() -> None:
 def test_timed_lock_loses_no_short_wait() -> None:
     """Waits far below a microsecond or a few long count like any other, each with its length."""
     lock = TimedLock()
-    lock._lock = BusyOnce()  # type: ignore[assignment]
+    lock.lock = BusyOnce()
     lengths = 0
     for _ in range(1_000):
         before = perf_counter_ns()
@@ -271,7 +271,7 @@ def test_timed_lock_loses_no_short_wait() -> None:
 def test_timed_lock_counts_each_failed_first_try_as_one_wait() -> None:
     """Under contention: acquisitions are the operations, waits the first tries that failed."""
     lock = TimedLock()
-    lock._lock = watched = WatchedLock()  # type: ignore[assignment]
+    lock.lock = watched = WatchedLock()
 
     def work() -> None:
         for _ in range(500):
@@ -1008,7 +1008,7 @@ def visit_once(how: Callable[[], AbstractContextManager[Any]]) -> None:
 def test_writer_counts_its_wait_for_a_reader() -> None:
     """A writer's wait of known length for a reader is among the writers' waits, and there alone."""
     lock = RWLock()
-    lock._slots.mine()._lock = watched = WatchedLock()  # type: ignore[assignment]
+    lock._slots.mine().lock = watched = WatchedLock()
     with lock.read():
         before = perf_counter_ns()
         writer = start(lambda: visit_once(lock.write))
@@ -1064,7 +1064,7 @@ def test_slot_tells_waits_for_a_reader_from_waits_for_a_writer() -> None:
     """Waiting for who has the same slot is the slot's; waiting for a writer is the whole's."""
     gate = WriteGate()
     slot = Slot(gate)
-    slot._lock = watched = WatchedLock()  # type: ignore[assignment]
+    slot.lock = watched = WatchedLock()
     lower, upper = forced_wait(slot, watched, slot)
     assert_one_wait_between(slot.statistics().waits, lower, upper)
     assert Slot.total_read((slot,)).contended == 0
@@ -1105,7 +1105,7 @@ def test_wait_for_a_writer_that_came_in_between_counts_as_one() -> None:
         leave.arrived()
 
     with Gate() as leave:
-        slot._lock = lock = Overtaken(overtake)  # type: ignore[assignment]
+        slot.lock = lock = Overtaken(overtake)
         reader = start(lambda: visit_once(lambda: slot))
         eventually(
             lambda: gate.turnstile.waiting() or lock.waits.acquire(blocking=False),

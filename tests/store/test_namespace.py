@@ -17,11 +17,10 @@ from cacheserver.store.entry import (
     SLOT,
     VALUE,
     VERSION,
-    cost,
-    make_pack,
 )
 from cacheserver.store.namespace import Namespace, NamespaceStatistics
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
+from cacheserver.store.record import cost, pack
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
 from tests.support.inside import dicts_of, registered_views
@@ -37,7 +36,7 @@ def things(make: Maker, stripes: int) -> Namespace:
 
 def cost_of(key: str, value: bytes) -> int:
     """What an entry of the default type and without a deadline costs."""
-    return cost(key, make_pack()(value, 1, NEVER, DEFAULT_CONTENT_TYPE, 64))
+    return cost(key, pack(value, 1, NEVER, DEFAULT_CONTENT_TYPE, 64))
 
 
 def counts(namespace: Namespace) -> tuple[int, int, int, int]:

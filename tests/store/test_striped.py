@@ -14,7 +14,7 @@ from cacheserver.errors import InvalidTTL, NeverFits, StoreFull
 from cacheserver.store.budget import Budget
 from cacheserver.store.entry import CONTENT_TYPE, DEADLINE, NEVER, VALUE, VERSION, Entry
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
-from cacheserver.store.readers import MAX_STRIPES
+from cacheserver.store.way import MAX_STRIPES
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
 from tests.conftest import Maker
 from tests.support.clock import WALL, ManualClock

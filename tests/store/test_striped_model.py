@@ -25,8 +25,6 @@ from cacheserver.store.entry import (
     VERSION,
     Entry,
     Keep,
-    cost,
-    make_pack,
 )
 from cacheserver.store.eviction.policy import POLICIES
 from cacheserver.store.namespace import Namespace, NamespaceConfig
@@ -40,6 +38,7 @@ from cacheserver.store.outcomes import (
     Touched,
     Written,
 )
+from cacheserver.store.record import cost, pack
 from cacheserver.store.striped import StripedDict
 from tests.support.clock import ManualClock
 from tests.support.inside import dicts_of, quota_of, stripes_of
@@ -494,7 +493,7 @@ class NamespaceMachine(Machine):
         return bytes([number]) * SIZES[number % len(SIZES)]
 
     def size(self, key: str, value: int, deadline: float) -> int:
-        record = make_pack()(self.value(value), 1, deadline, DEFAULT_CONTENT_TYPE, 64)
+        record = pack(self.value(value), 1, deadline, DEFAULT_CONTENT_TYPE, 64)
         return cost(key, record)
 
     def apply_limits(self) -> None:

@@ -590,7 +590,7 @@ def test_waits_of_who_wants_the_whole_are_counted(make: Maker, stripes: int) -> 
     with Gate() as gate:
         entries = make.striped(stripes, cost=gated_cost({"slow": gate}))
         watched = WatchedLock()
-        stripes_of(entries)[stripe_of(entries, "k")]._lock = watched  # type: ignore[assignment]
+        stripes_of(entries)[stripe_of(entries, "k")].lock = watched
         writer = start(lambda: entries.put("k", "slow"))
         gate.arrived()
         clearing = start(lambda: timed(entries.clear))

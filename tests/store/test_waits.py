@@ -16,6 +16,7 @@ from cacheserver.store.locks import (
     WAITS,
     RWLock,
     Slot,
+    Slot,
     TimedLock,
     Wait,
     WaitLog,
@@ -30,6 +31,7 @@ from tests.support.clock import ManualClock
 from tests.support.inside import (
     dicts_of,
     keys_of_stripe,
+    read_under_the_lock,
     stripe_of,
     stripes_of,
     turnstile_of,
@@ -50,10 +52,10 @@ def logged(work: Callable[[], object]) -> WaitLog:
     return log
 
 
-def watch(lock: TimedLock) -> WatchedLock:
+def watch(lock: TimedLock | Slot) -> WatchedLock:
     """Have a lock tell when somebody begins to wait for it."""
     watched = WatchedLock()
-    lock._lock = watched  # type: ignore[assignment]
+    lock.lock = watched
     return watched
 
 
@@ -99,7 +101,7 @@ def waits_for(lock: AbstractContextManager[Any]) -> None:
 
 
 def hold_and_wait[T](
-    hold: AbstractContextManager[Any], lock: TimedLock, work: Callable[[], T]
+    hold: AbstractContextManager[Any], lock: TimedLock | Slot, work: Callable[[], T]
 ) -> Running[T]:
     """Have work wait for a lock until it stands there; it gets it when this returns."""
     watched = watch(lock)
@@ -194,7 +196,7 @@ WORK: dict[str, Work] = {
     "delete": lambda view, key: view.delete(key, None),
     "touch": lambda view, key: view.touch(key, 5, None),
     "transaction": lambda view, key: view.transaction({key: Put(b"w")}, {}),
-    "read under the lock": lambda view, key: view.entries.locked_read(key),
+    "read under the lock": lambda view, key: read_under_the_lock(view.entries, key),
 }
 
 
@@ -309,10 +311,10 @@ class HeldLock(WatchedLock):
         self._lock = held
 
 
-def watch_held(lock: TimedLock) -> WatchedLock:
+def watch_held(lock: TimedLock | Slot) -> WatchedLock:
     """As `watch`, for a lock that somebody holds already."""
-    watched = HeldLock(lock._lock)
-    lock._lock = watched  # type: ignore[assignment]
+    watched = HeldLock(lock.lock)
+    lock.lock = watched
     return watched
 
 
@@ -341,7 +343,7 @@ def test_wait_for_a_reader_under_the_lock_says_so(make: Maker) -> None:
     """One that found what has expired, or was sent there, holds the lock like others."""
     things = make.namespace(stripes=1)
     things.put("k", b"v")
-    assert_cause(things, "live", lambda: things.view().entries.locked_read("k"), "read")
+    assert_cause(things, "live", lambda: read_under_the_lock(things.view().entries, "k"), "read")
 
 
 def assert_cause(things: Namespace, method: str, work: Callable[[], object], cause: str) -> None:

@@ -35,8 +35,8 @@ def made_to_wait[T](store: Store, namespace: str, key: str, work: Callable[[], T
     entries = dicts_of(store.namespace(namespace))[0]
     number = stripe_of(entries, key)
     stripe = stripes_of(entries)[number]
-    unwatched, watched = stripe._lock, WatchedLock()
-    stripe._lock = watched  # type: ignore[assignment]
+    unwatched, watched = stripe.lock, WatchedLock()
+    stripe.lock = watched
     stripe.acquire()
     try:
         asked = time.perf_counter()
@@ -49,5 +49,5 @@ def made_to_wait[T](store: Store, namespace: str, key: str, work: Callable[[], T
         stripe.release()
     result = working.result()
     at_most = time.perf_counter() - asked
-    stripe._lock = unwatched
+    stripe.lock = unwatched
     return Waited(result, at_least, at_most, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -98,8 +97,16 @@ def marks_in(slots: Slots[Any]) -> list[bytearray]:
 
 def look_ups_of(view: StripedDict[Any, Any]) -> list[object]:
     """The dicts in which a view looks keys up, by stripe, when it takes no lock."""
-    parameters = inspect.signature(view._free_read).parameters
-    return [getter.__self__ for getter in parameters["getters"].default]
+    return [*view.leads_to()[1]]
+
+
+def read_under_the_lock(view: StripedDict[Any, Any], key: Any) -> Any:
+    """What a view reads while somebody wants readers to take the locks."""
+    view.divert()
+    try:
+        return view.read(key)
+    finally:
+        view.read_freely()
 
 
 def readers_are_diverted(entries: StripedDict[Any, Any]) -> bool:

@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import Any, Final
 
 from cacheserver.store.budget import Budget
-from cacheserver.store.entry import DEADLINE, Entry, deadline_of, slot_of, unpack, version_of
+from cacheserver.store.entry import DEADLINE, Entry
 from cacheserver.store.eviction.lfu import Lfu
 from cacheserver.store.eviction.policy import Policy
 from cacheserver.store.eviction.s3fifo import MAIN, S3Fifo
 from cacheserver.store.eviction.slots import FIRST_SLOT, Slots
 from cacheserver.store.expiry import UNITS
 from cacheserver.store.locks import LockStatistics, WriteGate
+from cacheserver.store.record import deadline_of, slot_of, unpack, version_of
 from cacheserver.store.store import Store
 from cacheserver.store.stripe import Stripe
 from cacheserver.store.striped import StripedDict
@@ -168,9 +169,8 @@ def _check_views(entries: StripedDict[Any, Any]) -> None:
     stripes = stripes_of(entries)
     assert any(view is entries for view in views)
     for view in views:
-        assert view.read is view._free_read, "a reader takes locks"
-        assert view._table[0] == stripes, "a view has stripes that are not in use"
-        assert view._table[1] == len(stripes) - 1
+        assert view.reads_freely(), "a reader takes locks"
+        assert view.leads_to()[0] == stripes, "a view has stripes that are not in use"
         assert len(view.marks) == len(stripes)
         for look_up, stripe in zip(look_ups_of(view), stripes, strict=True):
             assert look_up is stripe.data, "a view reads from what is no longer kept"
@@ -225,7 +225,7 @@ def _check_budgets(dicts: list[StripedDict[Any, Any]]) -> None:
 
 def _check_budget(budget: Budget, kept: int) -> None:
     assert not budget._lock.locked(), "the budget's lock is held"
-    assert not any(shard.lock.locked() for shard in budget._shards), "a shard's lock is held"
+    assert not any(shard.locked() for shard in budget._shards), "a shard's lock is held"
     assert budget.used() == kept, f"{budget.used()} are used, {kept} accounted for"
     assert 0 <= kept <= budget.limit, "more is handed out than there is"
     assert all(shard.free >= 0 for shard in budget._shards)

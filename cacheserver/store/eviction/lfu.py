@@ -64,10 +64,7 @@ class Lfu(Policy):
     def remove(self, slot: int) -> None:
         """Take the entry out of its queue."""
         slots = self._slots
-        newer, older = slots.newer, slots.older
-        before, after = older[slot], newer[slot]
-        newer[before] = after
-        older[after] = before
+        slots.unlink(slot)
         self._sizes[slots.places[slot]] -= 1
 
     def victim(self) -> int:
@@ -152,10 +149,6 @@ class Lfu(Policy):
 
     def _push(self, slot: int, queue: int) -> None:
         slots = self._slots
-        newer, older = slots.newer, slots.older
-        last = older[queue]
-        newer[last] = older[queue] = slot
-        older[slot] = last
-        newer[slot] = queue
+        slots.push(slot, queue)
         slots.places[slot] = queue
         self._sizes[queue] += 1

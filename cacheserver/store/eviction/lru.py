@@ -44,25 +44,16 @@ class Lru(Policy):
         self._left = left = self._left - 1.0
         if left < 0.0:
             self._advance()
-        slots, queue = self._slots, self._epoch
-        newer, older = slots.newer, slots.older
-        last = older[queue]
-        newer[last] = older[queue] = slot
-        older[slot] = last
-        newer[slot] = queue
+        self._slots.push(slot, self._epoch)
 
     def remove(self, slot: int) -> None:
         """Take the entry out of its queue."""
-        slots = self._slots
-        newer, older = slots.newer, slots.older
-        before, after = older[slot], newer[slot]
-        newer[before] = after
-        older[after] = before
+        self._slots.unlink(slot)
 
     def victim(self) -> int:
         """Take the oldest entry of the oldest queue that was not hit since it came into it."""
         slots = self._slots
-        newer, older, reach = slots.newer, slots.older, slots.reach
+        newer, reach = slots.newer, slots.reach
         oldest, epoch = self._oldest, self._epoch
         moved, slot = 0, newer[oldest]
         for _ in range(MOST_STEPS):
@@ -77,22 +68,17 @@ class Lru(Policy):
                     mark, marks[slot] = marks[slot], 0
                     if not hit or (epoch - mark) % EPOCHS < (epoch - hit) % EPOCHS:
                         hit = mark
-            after = newer[slot]
-            newer[oldest] = after
-            older[after] = oldest
+            slots.unlink(slot)
             if not hit:
                 return slot
             if (epoch - hit) % EPOCHS > (epoch - oldest) % EPOCHS:
                 hit = epoch  # marked by a thread that had slept for all epochs
             self._balance = balance = self._balance + self._early
             if balance < 1.0:
-                before, after = older[hit], hit
+                slots.push(slot, hit)
             else:
                 self._balance = balance - 1.0
-                before, after = hit, newer[hit]
-            newer[before] = older[after] = slot
-            older[slot] = before
-            newer[slot] = after
+                slots.push(slot, newer[hit])
             moved, slot = slot, newer[oldest]
         self.remove(moved)
         return moved

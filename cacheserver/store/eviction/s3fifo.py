@@ -42,35 +42,28 @@ class S3Fifo(Policy):
         Until something has to go the first tenth is the small queue and the rest the main one.
         """
         slots, queue = self._slots, MAIN
-        newer, older, places = slots.newer, slots.older, slots.places
         share = slots.count - slots.count // SMALL_SHARE
         if self._filling:
             if self._main >= share:
-                self._move_to_small(newer[MAIN])
+                self._move_to_small(slots.newer[MAIN])
         elif not self._ghosts.take(hash((slots.keys[slot],)), share):
             queue = SMALL
         if queue == MAIN:
             self._main += 1
-        places[slot] = queue
-        last = older[queue]
-        newer[last] = older[queue] = slot
-        older[slot] = last
-        newer[slot] = queue
+        slots.places[slot] = queue
+        slots.push(slot, queue)
 
     def remove(self, slot: int) -> None:
         """Take the entry out of its queue."""
         slots = self._slots
-        newer, older = slots.newer, slots.older
-        before, after = older[slot], newer[slot]
-        newer[before] = after
-        older[after] = before
+        slots.unlink(slot)
         if slots.places[slot] == MAIN:
             self._main -= 1
 
     def victim(self) -> int:
         """Take one from the main queue if that has more than its share, else from the small one."""
         slots = self._slots
-        newer, older, places, reach = slots.newer, slots.older, slots.places, slots.reach
+        newer, places, reach = slots.newer, slots.places, slots.reach
         share = slots.count - slots.count // SMALL_SHARE
         queue = MAIN if self._main > share else SMALL
         self._filling = False
@@ -88,9 +81,7 @@ class S3Fifo(Policy):
                     hits += marks[slot]
                     marks[slot] = 0
                     marked = marks
-            after = newer[slot]
-            newer[queue] = after
-            older[after] = queue
+            slots.unlink(slot)
             if queue == SMALL:
                 if hits < PROMOTED:
                     self._ghosts.put(hash((slots.keys[slot],)), share)
@@ -102,10 +93,7 @@ class S3Fifo(Policy):
                 return slot
             else:
                 marked[slot] = min(hits, MOST_HITS) - 1
-            last = older[MAIN]
-            newer[last] = older[MAIN] = slot
-            older[slot] = last
-            newer[slot] = MAIN
+            slots.push(slot, MAIN)
         self.remove(slot)
         return slot
 
@@ -122,12 +110,8 @@ class S3Fifo(Policy):
 
     def _move_to_small(self, slot: int) -> None:
         slots = self._slots
-        newer, older = slots.newer, slots.older
         self.remove(slot)
-        last = older[SMALL]
-        newer[last] = older[SMALL] = slot
-        older[slot] = last
-        newer[slot] = SMALL
+        slots.push(slot, SMALL)
         slots.places[slot] = SMALL
 
     def _home(self) -> int:

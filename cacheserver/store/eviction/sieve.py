@@ -27,17 +27,14 @@ class Sieve(OneQueue):
     def remove(self, slot: int) -> None:
         """Take the entry out of the queue, and the hand off it."""
         slots = self._slots
-        newer, older = slots.newer, slots.older
-        before, after = older[slot], newer[slot]
-        newer[before] = after
-        older[after] = before
         if self._hand == slot:
-            self._hand = after
+            self._hand = slots.newer[slot]
+        slots.unlink(slot)
 
     def victim(self) -> int:
         """Move the hand on to an entry without marks, clearing those it passes."""
         slots = self._slots
-        newer, older, reach = slots.newer, slots.older, slots.reach
+        newer, reach = slots.newer, slots.reach
         slot = self._hand
         if slot == QUEUE:
             slot = newer[QUEUE]
@@ -54,10 +51,8 @@ class Sieve(OneQueue):
             slot = newer[slot]
             if slot == QUEUE:
                 slot = newer[QUEUE]
-        before, after = older[slot], newer[slot]
-        newer[before] = after
-        older[after] = before
-        self._hand = after
+        self._hand = newer[slot]
+        slots.unlink(slot)
         return slot
 
     def touched(self, slot: int) -> None:

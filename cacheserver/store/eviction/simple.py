@@ -28,22 +28,16 @@ class Fifo(OneQueue):
     def victim(self) -> int:
         """Return the oldest."""
         slots = self._slots
-        newer = slots.newer
-        slot = newer[QUEUE]
+        slot = slots.newer[QUEUE]
         if slot == QUEUE:
             return 0
-        after = newer[slot]
-        newer[QUEUE] = after
-        slots.older[after] = QUEUE
+        slots.unlink(slot)
         return slot
 
     def restore(self, slot: int) -> None:
         """Put the entry back where it was, at the oldest end."""
         slots = self._slots
-        newer, older = slots.newer, slots.older
-        after = newer[QUEUE]
-        newer[slot], older[slot] = after, QUEUE
-        newer[QUEUE] = older[after] = slot
+        slots.push(slot, slots.newer[QUEUE])
 
 
 class RandomChoice(OneQueue):

@@ -11,71 +11,85 @@ Nothing here decides whether an entry is gone: its own deadline does. Every meth
 stripe's lock held.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 from array import array
-from collections.abc import Callable
-from typing import Final
 
-UNITS: Final = 8
+cimport cython
+from libc.math cimport ceil
+from libc.stdint cimport int64_t
+
+from cacheserver.store.atomic cimport number_get, number_set
+
+UNITS = 8
 """A bucket's end is a whole number of eighths of a second."""
-_WIDEST: Final = 64 * UNITS
-_SHARE: Final = 64
-_CHOICE: Final = 64
-"""Of so many entries in the first bucket the one with the soonest deadline is found."""
-_MOST_LOOKS: Final = 1024
-_MOST_NOTES: Final = 4
-"""With more notes than so many for each slot, those that mean nothing any more are looked for."""
+
+cdef enum:
+    EIGHTHS = 8
+    WIDEST = 64 * EIGHTHS
+    SHARE = 64
+    CHOICE = 64  # of so many entries in the first bucket the one with the soonest deadline is found
+    MOST_LOOKS = 1024
+    MOST_NOTES = 4  # with more for each slot, those that mean nothing any more are looked for
 
 
-class Deadlines:
+cdef int64_t NEVER = 1 << 62
+
+
+@cython.final
+@cython.boundscheck(True)
+cdef class Deadlines:
     """The deadlines of one stripe's entries. `deadline_of(slot)` tells a slot's, 0 where it has none."""
 
-    __slots__ = ("_buckets", "_deadline_of", "_ends", "_next_to_clean", "_noted", "_notes")
-
-    def __init__(self, deadline_of: Callable[[int], float]) -> None:
+    def __init__(self, deadline_of):
         self._deadline_of = deadline_of
-        self._buckets: dict[int, array[int]] = {}  # slots by the bucket's end
-        self._ends: list[int] = []  # of the buckets there are, and of some that are gone: a heap
+        self._buckets = {}  # slots by the bucket's end
+        self._ends = []  # of the buckets there are, and of some that are gone: a heap
         self._noted = array("q")  # by slot: the end of the soonest bucket that has it, 0: none has
         self._notes = 0  # in all buckets
         self._next_to_clean = 0
+        self._first = NEVER
 
-    def add(self, slot: int, deadline: float, ttl: float) -> None:
+    cpdef int add(self, unsigned int slot, double deadline, double ttl) except -1:
         """Note that the entry in this slot is gone at `deadline`, which is `ttl` seconds away."""
         self._note(slot, deadline, ttl)
-        if self._notes > _MOST_NOTES * len(self._noted):
+        if self._notes > MOST_NOTES * len(self._noted):
             self._clean()
+        return 0
 
-    def _note(self, slot: int, deadline: float, ttl: float) -> None:
+    cdef int _note(self, unsigned int slot, double deadline, double ttl) except -1:
+        cdef int64_t share = <int64_t>(ttl * EIGHTHS / SHARE)
+        cdef int64_t width = 1
+        cdef int64_t end
         if slot >= len(self._noted):
             self._noted.frombytes(bytes(8 * (slot + slot // 4 + 64 - len(self._noted))))
-        share = int(ttl * UNITS / _SHARE)
-        width = min(1 << share.bit_length() - 1, _WIDEST) if share else 1
-        end = math.ceil(deadline * UNITS / width) * width
-        if 0 < self._noted[slot] <= end:
-            return  # it is looked at sooner, and noted anew then
-        self._noted[slot] = end
-        if end in self._buckets:
-            self._buckets[end].append(slot)
-        else:
+        while width < WIDEST and 2 * width <= share:
+            width *= 2
+        end = <int64_t>ceil(deadline * EIGHTHS / width) * width
+        if 0 < self._noted.data.as_longlongs[slot] <= end:
+            return 0  # it is looked at sooner, and noted anew then
+        self._noted.data.as_longlongs[slot] = end
+        self._notes += 1
+        bucket = self._buckets.get(end)
+        if bucket is None:
             self._buckets[end] = array("I", (slot,))
             heapq.heappush(self._ends, end)
-        self._notes += 1
+            self._tell_first()
+        else:
+            bucket.append(slot)
+        return 0
 
-    def due(self, now: float, limit: int) -> list[int]:
+    def due(self, double now, limit):
         """Take out and return the slots of entries that are gone, after at most `limit` looks.
 
         An empty list means that nothing is due, or that nothing was found in so many looks: `has_due`
         tells. No slot is named twice.
         """
-        found: dict[int, None] = {}
+        found = {}
         units = now * UNITS
         while limit > 0 and self._ends and self._ends[0] <= units:
             end = self._ends[0]
-            slots = self._buckets[end] if end in self._buckets else None  # noqa: SIM401 (see docs/free-threading.md)
+            slots = self._buckets[end] if end in self._buckets else None
             while slots and limit > 0:
                 limit -= 1
                 slot = self._pop(slots)
@@ -93,26 +107,23 @@ class Deadlines:
                 self._drop_first()
         return list(found)
 
-    def has_due(self, now: float) -> bool:
+    def has_due(self, double now):
         """Tell whether a bucket is due. Needs no lock, but may be wrong then, by an instant."""
-        try:
-            return self._ends[0] <= now * UNITS
-        except IndexError:
-            return False
+        return number_get(&self._first) <= now * EIGHTHS
 
-    def soonest(self) -> int:
+    def soonest(self):
         """Return the slot of an entry that is gone as soon as any other, 0 where all stay.
 
         As soon, that is, but for a bucket's width. 0 also where none was found in a thousand looks, since
         all of them have later deadlines by now: those are noted anew.
         """
         looks = 0
-        while self._ends and looks < _MOST_LOOKS:
+        while self._ends and looks < MOST_LOOKS:
             end = self._ends[0]
-            slots = self._buckets[end] if end in self._buckets else None  # noqa: SIM401 (see docs/free-threading.md)
+            slots = self._buckets[end] if end in self._buckets else None
             best, best_deadline = 0, math.inf
             at = good = 0
-            while slots and at < len(slots) and good < _CHOICE and looks < _MOST_LOOKS:
+            while slots and at < len(slots) and good < CHOICE and looks < MOST_LOOKS:
                 looks += 1
                 slot = slots[at]
                 deadline = self._deadline_of(slot) if self._noted[slot] == end else 0
@@ -134,14 +145,20 @@ class Deadlines:
                 self._drop_first()
         return 0
 
-    def _pop(self, slots: array[int]) -> int:
+    def _pop(self, slots):
         self._notes -= 1
         return slots.pop()
 
-    def _drop_first(self) -> None:
+    def _drop_first(self):
         self._buckets.pop(heapq.heappop(self._ends), None)
+        self._tell_first()
 
-    def _clean(self) -> None:
+    cdef int _tell_first(self) except -1:
+        """Have `has_due` see the first of the buckets' ends."""
+        number_set(&self._first, self._ends[0] if self._ends else NEVER)
+        return 0
+
+    def _clean(self):
         """Take notes that mean nothing any more out of one bucket, another one each time."""
         ends, noted = self._ends, self._noted
         self._next_to_clean = at = (self._next_to_clean + 1) % len(ends)
@@ -157,3 +174,4 @@ class Deadlines:
         if len(ends) > 2 * len(self._buckets) + 64:
             ends[:] = self._buckets
             heapq.heapify(ends)
+            self._tell_first()

@@ -17,23 +17,29 @@ Assumes of the interpreter: reading or writing one item of a bytearray is atomic
 of a slice that is replaced by another of the same length.
 """
 
-from __future__ import annotations
-
 from array import array
-from collections.abc import Iterable, Iterator
-from typing import Final
+from types import GenericAlias
 
-FIRST_SLOT: Final = 64
+cimport cython
+from cpython.list cimport PyList_GET_SIZE
+
+FIRST_SLOT = 64
 """Slots below it are no entries: queues' sentinels here, and the head of a marks array there."""
 
-TRANSIT: Final = 0
+TRANSIT = 0
 """The queue in which entries are gathered while they go from one policy to another."""
 
-NO_MARKS: Final = bytearray()
+NO_MARKS = bytearray()
 """The marks of a thread that has none yet: whatever slot it marks, it gets an IndexError."""
 
 
-class Slots[K]:
+cdef enum:
+    FIRST = 64
+
+
+@cython.final
+@cython.boundscheck(True)
+cdef class Slots:
     """Which key is where, what is linked to what, and which hits the threads have marked.
 
     `keys`, by slot, is None where the slot is free. `newer` and `older` link a slot to its neighbours
@@ -44,50 +50,52 @@ class Slots[K]:
     `keys` do.
     """
 
-    __slots__ = ("_free", "_own_marks", "count", "end", "keys", "newer", "older", "places", "reach")
+    __class_getitem__ = classmethod(GenericAlias)
 
-    def __init__(self) -> None:
-        self.keys: list[K | None] = [None] * FIRST_SLOT
-        self.newer = array("I", range(FIRST_SLOT))
-        self.older = array("I", range(FIRST_SLOT))
-        self.places = bytearray(FIRST_SLOT)
-        self.reach: list[tuple[int, bytearray]] = []
+    def __init__(self):
+        self.keys = [None] * FIRST
+        self.newer = array("I", range(FIRST))
+        self.older = array("I", range(FIRST))
+        self.places = bytearray(FIRST)
+        self.reach = []
         self.count = 0
-        self.end = FIRST_SLOT  # no slot from here on was ever in use
+        self.end = FIRST  # no slot from here on was ever in use
         self._free = 0  # the first of the slots that were given back; `newer` leads to the next
-        self._own_marks: bytearray | None = None  # of hits that the lock's holders mark
+        self._own_marks = None  # of hits that the lock's holders mark
 
-    def allocate(self, key: K) -> int:
+    cpdef unsigned int allocate(self, key) except 0:
         """Return a slot for the key, without marks. A policy gets it next, by `add`."""
-        slot = self._free
+        cdef unsigned int slot = self._free
         if slot:
-            self._free = self.newer[slot]
+            self._free = self.newer.data.as_uints[slot]
         else:
             slot = self.end
-            if slot == len(self.keys):
+            if slot == PyList_GET_SIZE(self.keys):
                 self._grow()
             self.end = slot + 1
         self.keys[slot] = key
         self.count += 1
         for length, marks in self.reach:
-            if slot < length:
+            if slot < <Py_ssize_t>length:
                 marks[slot] = 0
         return slot
 
-    def next_free(self) -> int:
+    cpdef unsigned int next_free(self) noexcept:
         """Return the slot that `allocate` will return."""
         return self._free or self.end
 
-    def release(self, slot: int) -> None:
+    cpdef int release(self, unsigned int slot) except -1:
         """Take back a slot that the policy has forgotten."""
+        self._check(slot)
         self.keys[slot] = None
-        self.newer[slot] = self._free
+        self.newer.data.as_uints[slot] = self._free
         self._free = slot
         self.count -= 1
+        return 0
 
-    def _grow(self) -> None:
+    def _grow(self):
         # By a quarter: what lies idle is never much, and there are few occasions to copy.
-        more = max(FIRST_SLOT, len(self.keys) // 4)
+        more = max(FIRST, len(self.keys) // 4)
         self.keys.extend([None] * more)
         self.newer.frombytes(bytes(more * self.newer.itemsize))
         self.older.frombytes(bytes(more * self.older.itemsize))
@@ -96,28 +104,28 @@ class Slots[K]:
     # Marks.
 
     @property
-    def marks(self) -> list[bytearray]:
+    def marks(self):
         """The marks of all threads."""
         return [marks for _, marks in self.reach]
 
-    def new_marks(self, head: bytes) -> bytearray:
+    def new_marks(self, head):
         """Return marks for a thread that had none, which count from now on."""
         marks = self._made_marks(head, b"")
         self.reach = [*self.reach, (len(marks), marks)]
         return marks
 
-    def replace_marks(self, old: bytearray, head: bytes) -> bytearray:
+    def replace_marks(self, old, head):
         """Return longer marks for the thread that `old` belongs to, with all that it has marked."""
         self.drop_marks(old)
         marks = self._made_marks(head, old[FIRST_SLOT:])
         self.reach = [*self.reach, (len(marks), marks)]
         return marks
 
-    def drop_marks(self, old: bytearray) -> None:
+    def drop_marks(self, old):
         """Forget the marks of a thread that has ended."""
         self.reach = [each for each in self.reach if each[1] is not old]
 
-    def mark(self, slot: int, head: bytes) -> None:
+    def mark(self, slot, head):
         """Mark a hit as a reader does, for whoever holds the lock."""
         marks = next((marks for length, marks in self.reach if slot < length), None)
         if marks is None:
@@ -126,22 +134,54 @@ class Slots[K]:
             self._own_marks = marks
         marks[slot] = marks[marks[slot]]
 
-    def set_heads(self, head: bytes) -> None:
+    def set_heads(self, head):
         """Change what a hit does to a mark, for all threads."""
         for _, marks in self.reach:
             marks[:FIRST_SLOT] = head
 
-    def translate_marks(self, table: bytes) -> None:
+    def translate_marks(self, table):
         """Put `table[mark]` in the place of every mark. A hit at that very instant may be lost."""
         for _, marks in self.reach:
             marks[FIRST_SLOT:] = marks[FIRST_SLOT:].translate(table)
 
-    def _made_marks(self, head: bytes, body: bytes | bytearray) -> bytearray:
+    def _made_marks(self, head, body):
         return bytearray(head + body + bytes(len(self.keys) - len(head) - len(body)))
 
     # Queues.
 
-    def join(self, queues: Iterable[int], target: int) -> None:
+    cpdef int push(self, unsigned int slot, unsigned int after) except -1:
+        """Put a slot that is in no queue before `after`: of a sentinel, at the newest end of its queue."""
+        cdef unsigned int* newer = self.newer.data.as_uints
+        cdef unsigned int* older = self.older.data.as_uints
+        cdef unsigned int before
+        self._check(slot)
+        self._check(after)
+        before = older[after]
+        newer[before] = slot
+        older[after] = slot
+        older[slot] = before
+        newer[slot] = after
+        return 0
+
+    cpdef int unlink(self, unsigned int slot) except -1:
+        """Take a slot out of its queue."""
+        cdef unsigned int* newer = self.newer.data.as_uints
+        cdef unsigned int* older = self.older.data.as_uints
+        cdef unsigned int before
+        cdef unsigned int after
+        self._check(slot)
+        before, after = older[slot], newer[slot]
+        newer[before] = after
+        older[after] = before
+        return 0
+
+    cdef int _check(self, unsigned int slot) except -1:
+        """Raise IndexError for a slot that there is not: what is linked to is never out of bounds."""
+        if slot >= PyList_GET_SIZE(self.keys):
+            raise IndexError(f"there is no slot {slot}")
+        return 0
+
+    def join(self, queues, target):
         """Put all that is in `queues` behind what is in `target`, in that order."""
         newer, older = self.newer, self.older
         for queue in queues:
@@ -152,7 +192,7 @@ class Slots[K]:
                 newer[last], older[target] = target, last
                 newer[queue] = older[queue] = queue
 
-    def walk(self, queue: int) -> Iterator[int]:
+    def walk(self, queue):
         """Go through a queue, the oldest slot first."""
         slot = self.newer[queue]
         while slot != queue:

@@ -1,0 +1,4 @@
+from collections.abc import Iterable
+
+class Answers:
+    def refresh(self, default_headers: Iterable[tuple[bytes, bytes]]) -> None: ...
