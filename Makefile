@@ -7,7 +7,7 @@
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
-PYTHON_CODE := $(wildcard cacheserver tests benchmarks examples deploy/*.py deploy/grafana/*.py scripts/*.py)
+PYTHON_CODE := $(wildcard setup.py cacheserver tests benchmarks examples deploy/*.py deploy/grafana/*.py scripts/*.py)
 SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/debian-packages scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
@@ -74,6 +74,8 @@ check: install ## format, lint, types, import order, locks, shell scripts
 	check $(TOOLS)/ruff format --check --quiet $(PYTHON_CODE); \
 	check $(TOOLS)/ruff check --quiet $(PYTHON_CODE); \
 	check $(TOOLS)/mypy $(PYTHON_CODE); \
+	PATH=$(TOOLS):$$PATH; \
+	check cython-lint cacheserver; \
 	check $(TOOLS)/lint-imports --no-cache --no-logo; \
 	check $(PROVISION) lock-check; \
 	check $(TOOLS)/shellcheck $(SHELL_CODE); \
@@ -89,5 +91,6 @@ lock: ## write requirements/*.txt anew from pyproject.toml; ARGS=--upgrade for n
 	@$(PROVISION) lock $(ARGS)
 
 clean: ## remove what make made here (the cache folder and figures of benchmarks stay)
-	@rm -rf .venv .venv-bench .venv-check .venv-gil .venv-oracle .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf .venv .venv-bench .venv-check .venv-gil .venv-oracle .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@find cacheserver -name '*.so' -exec rm -f {} +
 	@find $(PYTHON_CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

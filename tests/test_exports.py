@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -112,6 +113,47 @@ def test_engine_imports_the_standard_library_only(path: Path) -> None:
         allowed += ("cereggii",)
     for module in imported(path):
         top = module.partition(".")[0]
+        assert top in sys.stdlib_module_names or module.startswith(allowed), module
+        assert top not in {"asyncio", "socket", "http"}, module
+
+
+COMPILED = sorted(path for path in PACKAGE.rglob("*") if path.suffix in {".pyx", ".pxd"})
+IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", re.MULTILINE)
+
+
+def imported_when_compiled(path: Path) -> set[str]:
+    """The modules that a Cython file imports or cimports, but for Cython's own declarations."""
+    found = {match[1] or match[2] for match in IMPORT.finditer(path.read_text(encoding="utf-8"))}
+    return {name for name in found if name.partition(".")[0] not in {"cython", "cpython", "libc"}}
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=[path.name for path in COMPILED])
+def test_compiled_modules_import_downwards(path: Path) -> None:
+    """import-linter does not read them: they import from their own layer and lower ones only."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = [layer.split(" : ") for layer in contract["contracts"][0]["layers"]]
+    rank = {name: place for place, names in enumerate(layers) for name in names}
+
+    def rank_of(module: str) -> int:
+        top = ".".join(module.split(".")[:2])
+        assert top in rank, f"{module} is in no layer of pyproject.toml"
+        return rank[top]
+
+    own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for module in imported_when_compiled(path):
+        if module.startswith("cacheserver."):
+            assert rank_of(module) >= rank_of(own), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.name) for path in COMPILED if PACKAGE / "store" in path.parents],
+)
+def test_compiled_engine_imports_the_standard_library_only(path: Path) -> None:
+    """The same rule as for the engine's Python."""
+    for module in imported_when_compiled(path):
+        top = module.partition(".")[0]
+        allowed = ("cacheserver.store.", "cacheserver.errors", "cacheserver.clock")
         assert top in sys.stdlib_module_names or module.startswith(allowed), module
         assert top not in {"asyncio", "socket", "http"}, module
 

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from cacheserver.patterns.measure import Case, Loop, Row, repeat
 from cacheserver.patterns.tables import cells, matrix, threads_in_words
-from cacheserver.store.atomics import IMPLEMENTATION, ExchangedCounter
+from cacheserver.store.atomics import AtomicCounter
 from cacheserver.store.counters import LockedCounter, ShardedCounter, Tally
 
 NAME: Final = "counters"
@@ -66,7 +66,7 @@ COUNTERS: Final[dict[str, Callable[[], _Counter]]] = {
     "ShardedCounter": ShardedCounter,
     "ShardedCounter, adder()": _OwnWayIn,
     "Tally": _OwnSums,
-    **({} if IMPLEMENTATION == "lock" else {"AtomicCounter": ExchangedCounter}),
+    "AtomicCounter": AtomicCounter,
 }
 
 

@@ -3,14 +3,16 @@
 Guarantees:
 - Every method happens at one instant between call and return, as all others see it.
 - `compare_and_set` changes the value only if it is the expected one at that very instant.
-- The two implementations behave the same: with the processor's compare-exchange where the package
-  cereggii is installed (the extra `atomics`), with a lock otherwise. `IMPLEMENTATION` tells which.
+- The counter is compiled, on the processor's own operations (`integers.pyx`). Nobody ever waits.
+- The two implementations of the reference behave the same: with the processor's compare-exchange
+  where the package cereggii is installed (the extra `atomics`), with a lock otherwise.
+  `IMPLEMENTATION` tells which.
 
 Assumes of the interpreter, where there is a lock: reading or replacing one attribute is atomic.
 
 Importing this module imports cereggii if it is there. `cacheserver` itself does not import it, so
-that no process gets an extension module that it did not ask for. A cereggii before 1.0 is left
-alone: it might turn the GIL on.
+that no process gets an extension module of others that it did not ask for. A cereggii before 1.0 is
+left alone: it might turn the GIL on.
 """
 
 from __future__ import annotations
@@ -18,10 +20,17 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 from collections.abc import Callable
-from operator import index
 from typing import Any, Final, Literal
 
-from cacheserver.store.counters import LockedCounter
+from cacheserver.store.integers import AtomicCounter
+
+__all__ = [
+    "IMPLEMENTATION",
+    "AtomicCounter",
+    "AtomicReference",
+    "ExchangedReference",
+    "LockedReference",
+]
 
 
 def _import_cereggii() -> Any:
@@ -125,38 +134,7 @@ def _update[T](
             return new
 
 
-class ExchangedCounter:
-    """An integer of 64 bits, with the processor's own operations. Nobody ever waits.
-
-    Whoever adds learns the sum. `OverflowError` where the result does not fit; nothing is changed.
-    """
-
-    __slots__ = ("_number",)
-
-    def __init__(self, value: int = 0) -> None:
-        self._number = _cereggii.AtomicInt64(index(value))
-
-    @property
-    def value(self) -> int:
-        """The number."""
-        return self._number.get()  # type: ignore[no-any-return]
-
-    def add(self, amount: int = 1) -> int:
-        """Add `amount`, negative ones too, and return the sum."""
-        return self._number.increment_and_get(amount)  # type: ignore[no-any-return]
-
-    def exchange(self, value: int) -> int:
-        """Set the number and return the one that was there."""
-        return self._number.get_and_set(value)  # type: ignore[no-any-return]
-
-    def compare_and_set(self, expected: int, value: int) -> bool:
-        """Set the number if it is `expected`; return whether it was."""
-        return self._number.compare_and_set(expected, value)  # type: ignore[no-any-return]
-
-
 if _cereggii is None:
     AtomicReference = LockedReference
-    AtomicCounter = LockedCounter
 else:
     AtomicReference = ExchangedReference  # type: ignore[misc, assignment]
-    AtomicCounter = ExchangedCounter  # type: ignore[misc, assignment]

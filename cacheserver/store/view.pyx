@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from cacheserver.store.atomic cimport number_add, number_get
 from cacheserver.store.counts cimport Counts
+from cacheserver.store.record cimport entry_of
 from cacheserver.store.way cimport Done, Way, written
 
 from cacheserver.errors import ConditionRequired
@@ -44,7 +45,8 @@ cdef class NamespaceView:
 
     def read(self, key):
         """Return the key's entry, None where there is none, and count a hit or a miss."""
-        return self.entries.read(key)
+        record = self.entries.find(key)
+        return None if record is None else entry_of(record)
 
     cdef object find(self, str key):
         """Return the key's record, None where there is none, and count a hit or a miss."""
