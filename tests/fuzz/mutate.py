@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.fuzz.corpus import (
     BODIES,
     HEADERS,
     METHODS,
     PARAMETERS,
+    PLAIN,
     RARE_BODIES,
     SEEDS,
     TARGETS,
@@ -34,11 +35,26 @@ ENDINGS: Final = ("eof", "lost", "idle", "drain")
 """How a connection ends: the client closes its half, or all; or sends nothing for long; or the server stops."""
 
 _MARK: Final = re.compile(VERSION_MARK + rb"([0-9])")
-_NAMES: Final = tuple(HEADERS)
-_USUAL: Final = (b"If-Match", b"If-None-Match", b"Content-Type", b"Authorization", b"Accept")
+class _How(NamedTuple):
+    """What may be done to a request."""
+
+    changes: int
+    """So many of the changes of `_change_well`."""
+    names: tuple[bytes, ...]
+    """The headers that are put in or get other values."""
+    targets: tuple[bytes, ...]
+    parameters: tuple[bytes, ...]
+
+
+_USUAL: Final = (b"If-Match", b"If-None-Match", b"Content-Type", b"Accept", b"traceparent")
 _HARMLESS: Final = tuple(
-    name for name in _NAMES if name not in (b"Host", b"Content-Length", b"A b", b"", b"Connection")
+    name
+    for name in HEADERS
+    if name not in (b"Host", b"Content-Length", b"A b", b"", b"Connection", b"Transfer-Encoding")
 )
+_PLAIN: Final = _How(8, (*_USUAL, b"Cookie", b"If", b"Hos"), TARGETS[:7], PARAMETERS[:3])
+_ODD: Final = _How(8, (*_USUAL * 5, *_HARMLESS), TARGETS, PARAMETERS)
+_WILD: Final = _How(10, (*_USUAL * 5, *HEADERS), TARGETS, PARAMETERS)
 _BLANKS: Final = (b"", b" ", b"  ", b"\t", b" \t ")
 
 
@@ -117,12 +133,11 @@ class Mutator:
 
     def _pieces(self, settings: str) -> tuple[bytes, ...]:
         rng = self._random
-        if rng.random() < 0.4:
-            pieces = list(rng.choice(self._streams))
-        else:
-            pieces = []
+        plain = rng.random() < 0.6
+        pieces = [] if plain or rng.random() < 0.4 else list(rng.choice(self._streams))
         while len(pieces) < MOST_PIECES and rng.random() < 0.93:
-            chosen = rng.choice(SEEDS) if rng.random() < 0.6 else rng.choice(self._any_stream())
+            seeds = PLAIN if plain else SEEDS
+            chosen = rng.choice(seeds if plain or rng.random() < 0.5 else self._any_stream())
             pieces.insert(rng.randint(0, len(pieces)), chosen)
         pieces = pieces or [SEEDS[0]]
         # What is no request ends the connection. So few are made such, and most behind others.
@@ -132,7 +147,10 @@ class Mutator:
             if rng.random() < 0.4:
                 wild.add(rng.randrange(len(pieces)))
         token = settings == "token" and rng.random() < 0.9
-        changed = [self._changed(piece, at in wild, token) for at, piece in enumerate(pieces)]
+        changed = [
+            self._changed(piece, _WILD if at in wild else _PLAIN if plain else _ODD, token)
+            for at, piece in enumerate(pieces)
+        ]
         while sum(map(len, changed)) > MOST_BYTES:
             changed.remove(max(changed, key=len))
         return tuple(changed)
@@ -142,17 +160,17 @@ class Mutator:
 
     # One request
 
-    def _changed(self, piece: bytes, is_wild: bool, token: bool) -> bytes:
+    def _changed(self, piece: bytes, how: _How, token: bool) -> bytes:
         rng = self._random
         head, blank, body = piece.partition(b"\r\n\r\n")
         if blank:
             line, *headers = head.split(b"\r\n")
             for _ in range(rng.choice((0, 1, 1, 2, 3, 5))):
-                line, body = self._change_well(line, headers, body, is_wild)
+                line, body = self._change_well(line, headers, body, how)
             if token and not any(b"uthorization:" in header for header in headers):
                 headers.append(b"Authorization: " + HEADERS[b"Authorization"][0])
             piece = b"\r\n".join([line, *headers]) + blank + body
-        if not is_wild:
+        if how is not _WILD:
             return piece
         changed = bytearray(piece)
         for _ in range(rng.choice((1, 1, 1, 1, 2, 3, 6))):
@@ -160,35 +178,33 @@ class Mutator:
         return bytes(changed)
 
     def _change_well(
-        self, line: bytes, headers: list[bytes], body: bytes, is_wild: bool
+        self, line: bytes, headers: list[bytes], body: bytes, how: _How
     ) -> tuple[bytes, bytes]:
         """Change a request so that it stays one, or, if it may be wild, that it may do so."""
         rng = self._random
-        how = rng.randrange(12 if is_wild else 10)
+        what = rng.randrange(how.changes)
         at = rng.randint(0, len(headers))
-        if how == 0:
+        if what == 0:
             rng.shuffle(headers)
-        elif how == 1 and headers:
+        elif what == 1 and headers:
             at = rng.randrange(len(headers))
             headers[at] = self._respelled(headers[at])
-        elif how <= 3:
-            headers.insert(at, self._header(rng.choice(_USUAL)))
-        elif how == 4:
-            headers.insert(at, self._header(rng.choice(_NAMES if is_wild else _HARMLESS)))
-        elif how == 5:
-            usual = [each for each in headers if each.partition(b":")[0] in _USUAL]
+        elif what <= 3:
+            headers.insert(at, self._header(rng.choice(how.names)))
+        elif what == 4:
+            usual = [each for each in headers if each.partition(b":")[0] in how.names]
             if usual:
                 changed = rng.choice(usual)
                 headers[headers.index(changed)] = self._header(changed.partition(b":")[0])
-        elif how == 6:
-            line = self._with_target(line)
-        elif how == 7:
+        elif what == 5:
+            line = self._with_target(line, how.targets)
+        elif what == 6:
             start, version = line[: line.rfind(b" ")], line[line.rfind(b" ") :]
             mark = b"&" if b"?" in start else b"?"
-            line = start + mark + rng.choice(PARAMETERS) + version
-        elif how <= 9:
-            return line, self._with_body(headers)
-        elif how == 10 and headers:
+            line = start + mark + rng.choice(how.parameters) + version
+        elif what == 7:
+            return line, self._with_body(headers, 0 if how is _PLAIN else 0.25)
+        elif what == 8 and headers:
             if rng.random() < 0.5:
                 headers.append(rng.choice(headers))
             else:
@@ -208,19 +224,19 @@ class Mutator:
         name = rng.choice((name.lower(), name.upper(), name.title(), name.swapcase()))
         return name + colon + rng.choice(_BLANKS) + value.strip(b" \t") + rng.choice(_BLANKS)
 
-    def _with_target(self, line: bytes) -> bytes:
+    def _with_target(self, line: bytes, targets: tuple[bytes, ...]) -> bytes:
         rng = self._random
         method, _, rest = line.partition(b" ")
         query = rest[rest.find(b"?") : rest.rfind(b" ")] if b"?" in rest else b""
-        return method + b" " + rng.choice(TARGETS) + query + rest[rest.rfind(b" ") :]
+        return method + b" " + rng.choice(targets) + query + rest[rest.rfind(b" ") :]
 
-    def _with_body(self, headers: list[bytes]) -> bytes:
+    def _with_body(self, headers: list[bytes], chunked: float) -> bytes:
         """Give a request another body and make its headers fit. Returns what follows the head."""
         rng = self._random
         framing = (b"content-length", b"transfer-encoding")
         headers[:] = [each for each in headers if not each.lower().startswith(framing)]
         body = rng.choice(BODIES if rng.random() < 0.95 else RARE_BODIES)
-        if rng.random() < 0.25:
+        if rng.random() < chunked:
             headers.append(b"Transfer-Encoding: chunked")
             size = rng.choice((1, 3, 7, 1_000, 100_000))
             size = max(size, len(body) // 50)
