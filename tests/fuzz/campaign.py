@@ -242,7 +242,7 @@ def _check_same(who: str, expected: Heard, actual: Heard) -> None:
     for part in Heard.__slots__:
         one, two = getattr(expected, part), getattr(actual, part)
         if one != two:
-            told.append(f"{part}, by the app:\n    {_shown(one)}\n  {who}:\n    {_shown(two)}")
+            told.append(f"{part}, by the app:\n    {_shown(one)[:2_000]}\n  {who}:\n    {_shown(two)[:2_000]}")
     raise Wrong("\n  ".join(told))
 
 
@@ -283,7 +283,7 @@ def _shown(part: object) -> str:
 
 
 def _shortened(piece: bytes) -> str:
-    return repr(piece) if len(piece) < 600 else f"{piece[:500]!r}... ({len(piece)} bytes)"
+    return repr(piece) if len(piece) < 400 else f"{piece[:300]!r}... ({len(piece)} bytes)"
 
 
 @dataclass(frozen=True)
