@@ -141,8 +141,9 @@ HEADERS: Final[dict[bytes, tuple[bytes, ...]]] = {
     b"If-None-Match": _TAGS,
     b"Content-Length": _LENGTHS,
     b"Content-Type": (
-        *(b"text/plain", b"application/json", b"application/octet-stream", b"text/html", b"", b"a"),
-        *(b"text/html; charset=utf-8", b"Text/Plain", b"x" * 255, b"x" * 256, b"a\tb", b"\xe4"),
+        *(b"text/plain", b"application/json", b"application/octet-stream", b"text/html", b"a/b; c=d"),
+        *(b"x" * 255, b"", b"a"),
+        *(b"text/html; charset=utf-8", b"Text/Plain", b"x" * 256, b"a\tb", b"\xe4"),
         *(b"application/x-www-form-urlencoded", b"a\x7fb", b'a/b; c="d\\"e"', b"%s%d\1\2"),
     ),
     b"Authorization": (

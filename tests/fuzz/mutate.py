@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
 from tests.fuzz.corpus import (
@@ -44,6 +44,8 @@ class _How(NamedTuple):
     """The headers that are put in or get other values."""
     targets: tuple[bytes, ...]
     parameters: tuple[bytes, ...]
+    values: int
+    """So many of each header's values, of which the first are the most usual."""
 
 
 _USUAL: Final = (b"If-Match", b"If-None-Match", b"Content-Type", b"Accept", b"traceparent")
@@ -52,9 +54,9 @@ _HARMLESS: Final = tuple(
     for name in HEADERS
     if name not in (b"Host", b"Content-Length", b"A b", b"", b"Connection", b"Transfer-Encoding")
 )
-_PLAIN: Final = _How(8, (*_USUAL, b"Cookie", b"If", b"Hos"), TARGETS[:7], PARAMETERS[:3])
-_ODD: Final = _How(8, (*_USUAL * 5, *_HARMLESS), TARGETS, PARAMETERS)
-_WILD: Final = _How(10, (*_USUAL * 5, *HEADERS), TARGETS, PARAMETERS)
+_PLAIN: Final = _How(8, (*_USUAL, b"Cookie", b"If", b"Hos"), TARGETS[:7], PARAMETERS[:3], 6)
+_ODD: Final = _How(8, (*_USUAL * 5, *_HARMLESS), TARGETS, PARAMETERS, 99)
+_WILD: Final = _How(10, (*_USUAL * 5, *HEADERS), TARGETS, PARAMETERS, 99)
 _BLANKS: Final = (b"", b" ", b"  ", b"\t", b" \t ")
 
 
@@ -121,11 +123,12 @@ class Mutator:
         pauses: tuple[tuple[int, float], ...] = ()
         if rng.random() < 0.05:
             pauses = ((rng.choice(ends), rng.choice((0.5, 5.0, 59.75, 3600.0))),)
+        cuts = self._cuts(ends, pieces)
         return Stream(
             settings,
             pieces,
-            self._cuts(ends, pieces),
-            self._cuts(ends, pieces),
+            cuts,
+            self._cuts(ends, pieces) if rng.random() < 0.5 else cuts,
             pauses,
             rng.choice((0, 500, 65_536)) if rng.random() < 0.05 else 1e9,
             "eof" if rng.random() < 0.7 or not length else rng.choice(ENDINGS),
@@ -133,7 +136,7 @@ class Mutator:
 
     def _pieces(self, settings: str) -> tuple[bytes, ...]:
         rng = self._random
-        plain = rng.random() < 0.6
+        plain = rng.random() < 0.7
         pieces = [] if plain or rng.random() < 0.4 else list(rng.choice(self._streams))
         while len(pieces) < MOST_PIECES and rng.random() < 0.93:
             seeds = PLAIN if plain else SEEDS
@@ -190,12 +193,12 @@ class Mutator:
             at = rng.randrange(len(headers))
             headers[at] = self._respelled(headers[at])
         elif what <= 3:
-            headers.insert(at, self._header(rng.choice(how.names)))
+            headers.insert(at, self._header(rng.choice(how.names), how.values))
         elif what == 4:
             usual = [each for each in headers if each.partition(b":")[0] in how.names]
             if usual:
                 changed = rng.choice(usual)
-                headers[headers.index(changed)] = self._header(changed.partition(b":")[0])
+                headers[headers.index(changed)] = self._header(changed.partition(b":")[0], how.values)
         elif what == 5:
             line = self._with_target(line, how.targets)
         elif what == 6:
@@ -213,9 +216,9 @@ class Mutator:
             line = rng.choice(METHODS) + line[line.find(b" ") :]
         return line, body
 
-    def _header(self, name: bytes) -> bytes:
+    def _header(self, name: bytes, values: int) -> bytes:
         rng = self._random
-        return name + b":" + rng.choice(_BLANKS[:2]) + rng.choice(HEADERS[name])
+        return name + b":" + rng.choice(_BLANKS[:2]) + rng.choice(HEADERS[name][:values])
 
     def _respelled(self, header: bytes) -> bytes:
         """Return a header line as another client might write it."""
@@ -280,9 +283,9 @@ class Mutator:
         length = ends[-1]
         how = rng.randrange(20)
         cuts: set[int] = set()
-        if how < 5:
+        if how < 8:
             cuts.update(ends)
-        elif how < 9:
+        elif how < 10:
             cuts.update(rng.randint(0, length) for _ in range(rng.choice((1, 1, 2, 3, 8))))
         elif how < 12:  # about where something ends or begins
             for start, piece in zip(ends, pieces, strict=False):
@@ -297,44 +300,45 @@ class Mutator:
         return tuple(sorted(cut for cut in cuts if 0 < cut < length))
 
 
-def smaller(stream: Stream) -> list[Stream]:
-    """Return streams that are a little simpler: what a failure is shrunk to."""
-    pieces = stream.pieces
-    found: list[Stream] = []
+def smallest(stream: Stream, is_wrong: Callable[[Stream], bool]) -> Stream:
+    """Return a stream that is wrong as well, and simpler wherever a simpler one is wrong too."""
     for change in (
-        {"room": 1e9},
-        {"ending": "eof"},
-        {"pauses": ()},
+        {"recut": stream.cuts},
         {"cuts": stream.recut},
         {"cuts": ()},
-        {"recut": stream.cuts},
         {"recut": ()},
+        {"pauses": ()},
+        {"room": 1e9},
+        {"ending": "eof"},
     ):
-        if any(getattr(stream, name) != value for name, value in change.items()):
-            found.append(replace(stream, **change))
-    count = len(pieces)
-    for size in (count // 2, 1):
-        for at in range(0, count if size and count > 1 else 0, size or 1):
-            found.append(_without(stream, sum(map(len, pieces[:at])), pieces[at : at + size]))
-    for name in ("cuts", "recut"):
-        cuts = getattr(stream, name)
-        for at in range(len(cuts)) if len(cuts) < 50 else ():
-            found.append(replace(stream, **{name: cuts[:at] + cuts[at + 1 :]}))
-    raw = b"".join(pieces)
-    if count > 1:
-        found.append(replace(stream, pieces=(raw,)))
-        return found
-    size = len(raw) // 2
+        candidate = replace(stream, **change)
+        if candidate != stream and is_wrong(candidate):
+            stream = candidate
+    ends = [0, *accumulate(map(len, stream.pieces))]
+    for start, end in reversed([*pairwise(ends)]):
+        if is_wrong(candidate := _without(stream, start, end)):
+            stream = candidate
+    size = sum(map(len, stream.pieces)) // 2
     while size:
-        found += [_without(stream, at, (raw[at : at + size],)) for at in range(0, len(raw), size)]
+        at = 0
+        while at < sum(map(len, stream.pieces)):
+            candidate = _without(stream, at, at + size)
+            if is_wrong(candidate):
+                stream = candidate
+            else:
+                at += size
         size //= 2
-    return found
+    for name in ("cuts", "recut"):
+        for cut in getattr(stream, name):
+            left = tuple(each for each in getattr(stream, name) if each != cut)
+            if is_wrong(candidate := replace(stream, **{name: left})):
+                stream = candidate
+    return stream
 
 
-def _without(stream: Stream, start: int, taken: tuple[bytes, ...]) -> Stream:
-    """Return a stream without the bytes that begin at `start`; cuts behind them move along."""
-    size = sum(map(len, taken))
-    end = start + size
+def _without(stream: Stream, start: int, end: int) -> Stream:
+    """Return a stream without the bytes between two places; cuts behind them move along."""
+    end = min(end, sum(map(len, stream.pieces)))
     pieces, at = [], 0
     for piece in stream.pieces:
         left = max(0, min(len(piece), start - at))
@@ -344,7 +348,7 @@ def _without(stream: Stream, start: int, taken: tuple[bytes, ...]) -> Stream:
         at += len(piece)
 
     def moved(cut: int) -> int:
-        return cut if cut <= start else max(start, cut - size)
+        return cut if cut <= start else max(start, cut - (end - start))
 
     return replace(
         stream,

@@ -40,6 +40,7 @@ class Side:
     """A server with the fast path or without it. Used by one thread, on one loop, one stream at a time."""
 
     def __init__(self, terms: Terms, loop: SteppedLoop, *, fast: bool) -> None:
+        self.is_fast = fast
         self._loop = loop
         self._clock = ManualClock()
         self.store = Store(clock=self._clock, **terms.store)
