@@ -97,6 +97,6 @@ lock: ## write requirements/*.txt anew from pyproject.toml; ARGS=--upgrade for n
 	@$(PROVISION) lock $(ARGS)
 
 clean: ## remove what make made here (the cache folder and figures of benchmarks stay)
-	@rm -rf .venv .venv-bench .venv-check .venv-gil .venv-oracle .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-sanitize .venv-sanitize-gil .venv-bench .venv-check .venv-gil .venv-oracle .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find cacheserver -name '*.so' -exec rm -f {} +
 	@find $(PYTHON_CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
