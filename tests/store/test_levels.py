@@ -53,6 +53,21 @@ def check_level(objects: list[object], work: Callable[[], object], rounds: int =
     assert abs(sys.getallocatedblocks() - blocks) < SLACK
 
 
+def test_what_is_kept_is_seen() -> None:
+    """One reference more in each hundred rounds is too many, and so is one block more in ten."""
+    thing, kept, rounds = "".join(["a", "b"]), [], [0]
+
+    def work() -> None:
+        rounds[0] += 1
+        if rounds[0] % 100 == 0:
+            kept.append(thing)
+
+    with pytest.raises(AssertionError, match="references before and after"):
+        check_level([thing], work)
+    with pytest.raises(AssertionError, match="SLACK|[0-9]+ < 500"):
+        check_level([thing], lambda: kept.append([]) if rounds else None)
+
+
 @pytest.mark.parametrize("size", [5, LARGE])
 @pytest.mark.parametrize("content_type", ["text/plain", "image/x-odd; q=1"])
 def test_references_are_level_after_reads_and_writes(
