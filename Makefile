@@ -2,7 +2,7 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test soak fuzz sanitize bench bench-eviction bench-metering bench-patterns bench-store-ops peers test-tools check format lock clean
+.PHONY: help run install test soak fuzz sanitize bench bench-eviction bench-metering bench-patterns bench-store-ops bench-views peers test-tools check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
@@ -58,6 +58,10 @@ bench-store-ops: install ## memory, pauses, expiry, clear and the like; ARGS=--f
 	@status=0; for part in accounting pauses whole; do \
 		.venv-bench/bin/python -m benchmarks.$$part $(ARGS) || status=1; \
 	done; exit $$status
+
+bench-views: install ## a view's read and put, against another revision; ARGS="--before REVISION"
+	@$(PROVISION) bench-tools
+	@.venv-bench/bin/python -m benchmarks.views $(ARGS)
 
 soak: install ## everything at once for minutes, and nothing may be wrong; ARGS="--seconds 600"
 	@.venv/bin/python -m benchmarks.soak $(ARGS)

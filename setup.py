@@ -31,8 +31,6 @@ FLAGS = ["-O2", "-fno-strict-aliasing", "-Wno-unreachable-code"]
 DIRECTIVES = {
     "language_level": 3,
     "freethreading_compatible": True,
-    "boundscheck": False,
-    "wraparound": False,
     "cdivision": True,
     "auto_pickle": False,  # what is inside of an object is nobody's business
     # Cython's own function objects count their references: threads that call the same method of
@@ -41,7 +39,7 @@ DIRECTIVES = {
     "embedsignature": True,
     "embedsignature.format": "clinic",
 }
-PROCESSORS = os.cpu_count() or 1
+PROCESSORS = os.process_cpu_count() or 1
 
 
 def extensions() -> list[Extension]:
@@ -103,8 +101,9 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
 
-setup(
-    ext_modules=extensions(),
-    cmdclass={"build": Build, "build_ext": BuildExtensions},
-    options={"build": {"build_base": str(BUILD)}},
-)
+if __name__ == "__main__":  # processes that translate may import this file
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build": Build, "build_ext": BuildExtensions},
+        options={"build": {"build_base": str(BUILD)}},
+    )

@@ -89,8 +89,9 @@ class Generator:
         connections, pipeline = _FILLERS
         arguments = [
             *_address(server),
-            *("--operation", "fill", "--keys", str(case.keys)),
-            *("--value-size", str(case.value_size)),
+            *("--operation", "fill", "--keys", str(case.keys), *_headers(server)),
+            *_values(case),
+            *(["--integers"] if case.operation == "incr" else []),
             *("--connections", str(connections), "--pipeline", str(pipeline)),
         ]
         start, per_key = _FILL_SECONDS
@@ -157,15 +158,28 @@ def _address(server: Running) -> list[str]:
     ]
 
 
+def _headers(server: Running) -> list[str]:
+    return [word for header in server.subject.headers for word in ("--header", header)]
+
+
+def _values(case: Case) -> list[str]:
+    """Return what a fill and a run must be told alike, so that one finds what the other stored."""
+    lasting = ["--ttl", str(case.ttl)] if case.ttl else []
+    return ["--value-size", str(case.value_size), *lasting]
+
+
 def _load(server: Running, case: Case) -> list[str]:
     arguments = [
-        *("--operation", case.operation, "--keys", str(case.keys)),
-        *("--value-size", str(case.value_size)),
+        *("--operation", server.subject.operation(case), "--keys", str(case.keys)),
+        *_values(case),
+        *_headers(server),
         *("--connections", str(case.connections), "--pipeline", str(case.pipeline)),
         *("--distribution", case.distribution, "--write-share", str(case.write_share)),
     ]
     if not server.subject.keeps:  # a path as long as the others' paths
         arguments += ["--fixed-path", "/v1/kv/bench/key:000000000000"]
-    if case.changing_header:
+    if case.changing_header and server.subject.protocol == "http":
         arguments.append("--changing-header")
+    if case.changing_length:
+        arguments.append("--changing-length")
     return arguments

@@ -1,6 +1,7 @@
 """The HTTP benchmark: our server and its peers, side by side on loopback.
 
-    .venv-bench/bin/python -m benchmarks.http [--quick] [--only CASE ...] [--subjects NAME ...]
+    .venv-bench/bin/python -m benchmarks.http [--quick] [--only CASE ...] [--subjects NAME ...] \
+        [--before REVISION]
 
 Prints a table for each case and the targets, and writes http.json, http.png and http.svg. Subjects
 that are not installed are left out and named. A figure of which one run had a wrong or missing answer
@@ -24,10 +25,11 @@ from typing import Any, Final
 
 from benchmarks import report
 from benchmarks.cases import CASES, QUICK, Case
+from benchmarks.copies import CopyError, compile_copy, copy_revision
 from benchmarks.generator import CompilerError, Generator, build
 from benchmarks.inprocess import machine, parser, write_json
 from benchmarks.measure import Benchmark, Plan, say
-from benchmarks.peers import ROOT, SUBJECTS, Subject
+from benchmarks.peers import BEFORE, ROOT, SUBJECTS, Subject, before
 
 _FULL: Final = Plan(rounds=5, seconds=1.0, warmup=0.25, latency_seconds=4.0, quick=False)
 _QUICK: Final = Plan(rounds=1, seconds=0.3, warmup=0.1, latency_seconds=0.5, quick=True)
@@ -45,7 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(str(error))
             return 1
         benchmark = Benchmark(generator, _plan(given), folder)
-        result = measure_all(benchmark, _cases(given), _subjects(given), _plan(given))
+        subjects = _subjects(given)
+        if given.before:
+            try:
+                subjects.append(_before(given.before, folder / BEFORE))
+            except CopyError as error:
+                say(str(error))
+                return 1
+        result = measure_all(benchmark, _cases(given), subjects, _plan(given))
     say(f"wrote {write_json(given.output, 'http.json', result)}")
     _plot(result, given.output)
     return int(any(case["invalid"] for case in result["cases"].values()))
@@ -88,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="+", choices=names, metavar="CASE", help=" ".join(names))
     names = [subject.name for subject in SUBJECTS]
     made.add_argument("--subjects", nargs="+", choices=names, metavar="NAME", help=" ".join(names))
+    made.add_argument(
+        "--before", metavar="REVISION", help="measure our server of that revision, too"
+    )
     made.add_argument("--rounds", type=_positive(int), metavar="N", help=f"default: {_FULL.rounds}")
     made.add_argument(
         "--seconds",
@@ -123,6 +135,13 @@ def _cases(given: argparse.Namespace) -> list[Case]:
 
 def _subjects(given: argparse.Namespace) -> list[Subject]:
     return [s for s in SUBJECTS if given.subjects is None or s.name in given.subjects]
+
+
+def _before(revision: str, folder: Path) -> Subject:
+    folder.mkdir()
+    copy_revision(revision, folder)
+    compile_copy(folder)
+    return before(revision, folder)
 
 
 def _revision() -> str | None:

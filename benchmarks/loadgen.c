@@ -19,9 +19,16 @@
  * answered. What could not be sent before the window's end is "unsent", and stands in the latencies
  * with the time it had waited. "generator_lag_us" says how late the generator itself sent.
  *
- * Keys are "key:" and zero-padded digits. A value is determined by its key and --value-size, in every
- * run and protocol. Reading operations, mix and cas need a fill before them. Lengths are checked in
- * every answer, contents in one of CHECK_EVERY.
+ * Keys are "key:" and zero-padded digits. A value is determined by its key and its length, in every
+ * run and protocol. The length is --value-size; with --changing-length each write draws one from half
+ * of it to one and a half. Reading operations, mix, cas, cas-conflict and incr need a fill before
+ * them, incr one with --integers: it stores a 0 under every key. Lengths are checked in every answer,
+ * contents in one of CHECK_EVERY.
+ *
+ * In cas and incr each connection has keys of its own. A compare-and-set sends the version that the
+ * answer before it gave. An incr must answer the integer that follows the one before it. In
+ * cas-conflict every request sends another version that its key no longer has, and an answer of HTTP
+ * must tell the one that it has.
  *
  * Errors count in all phases, also in warm-up; the other figures are of the window alone, except
  * "requests_outside_window". "rate" counts the answers that came within the window: with an open loop
@@ -58,6 +65,7 @@
 #define READ_SIZE (256 * 1024)  /* bytes of one read */
 #define MAX_HEAD (64 * 1024)    /* an answer's head that is longer is an error */
 #define MAX_ETAG 46
+#define MAX_NUMBER 128          /* bytes of a body in which the integer of an incr must stand */
 #define DRAIN_NS (5 * SECOND)   /* how long to wait for answers when the window is over */
 #define SILENCE_NS (10 * SECOND) /* how long filling and learning wait for an answer */
 #define RETRY_NS (SECOND / 100) /* pause before a connection that failed is tried again */
@@ -68,16 +76,21 @@
 
 enum protocol { HTTP, RESP, MEMCACHED };
 
-enum operation { FILL, GET, MISS, PUT, CONDITIONAL_GET, CAS, CAS_CONFLICT, MIX, CONNECT, OPERATIONS };
+enum operation {
+    FILL, GET, MISS, PUT, CONDITIONAL_GET, CAS, CAS_CONFLICT, INCR, MIX, CONNECT, OPERATIONS,
+};
 static const char *const operation_names[OPERATIONS] = {
-    "fill", "get", "miss", "put", "conditional-get", "cas", "cas-conflict", "mix", "connect",
+    "fill", "get", "miss", "put", "conditional-get", "cas", "cas-conflict", "incr", "mix", "connect",
 };
 
 /* What one request asks for, and so which answers are right. */
-enum kind { READ, READ_ABSENT, WRITE, REVALIDATE, WRITE_IF_MATCH, WRITE_IF_NEVER, LEARN };
+enum kind { READ, READ_ABSENT, WRITE, REVALIDATE, WRITE_IF_MATCH, WRITE_IF_STALE, COUNT_UP, LEARN };
 
 /* Answers' statuses: of HTTP the number itself, of the others these. */
-enum { ST_OK = 1, ST_VALUE, ST_ABSENT, ST_STORED, ST_NOT_STORED, ST_ERROR, ST_OTHER, STATUSES = 1000 };
+enum {
+    ST_OK = 1, ST_VALUE, ST_ABSENT, ST_STORED, ST_NOT_STORED, ST_INTEGER, ST_EXISTS, ST_ERROR, ST_OTHER,
+    STATUSES = 1000,
+};
 
 enum error { E_CONNECT, E_LOST, E_STATUS, E_LENGTH, E_CONTENT, E_PARSE, E_UNANSWERED, ERRORS };
 static const char *const error_names[ERRORS] = {
@@ -88,14 +101,14 @@ static struct {
     enum protocol protocol;
     enum operation operation;
     const char *host, *port, *path, *fixed_path;
-    uint64_t connections, pipeline, keys, key_size, value_size, seed;
+    uint64_t connections, pipeline, keys, key_size, value_size, seed, ttl; /* ttl 0: none */
     double seconds, warmup, theta, write_share, rate; /* rate 0: closed loop; theta 0: uniform */
-    bool changing_header;
+    bool changing_header, changing_length, integers;
     char *headers; /* of --header, each with its line end */
     pid_t pids[MAX_PIDS];
     int pid_count;
 } o = {
-    .host = "127.0.0.1", .path = "/v1/kv/bench/", .connections = 1, .pipeline = 1, .keys = 10000,
+    .host = "127.0.0.1", .connections = 1, .pipeline = 1, .keys = 10000,
     .key_size = 16, .value_size = 100, .seed = 1, .seconds = 5, .write_share = 0.1, .headers = "",
     .operation = OPERATIONS,
 };
@@ -197,8 +210,11 @@ static uint64_t random_choice(void) {
 
 static unsigned char *pool;
 
+static uint64_t shortest_value(void) { return o.value_size - (o.changing_length ? o.value_size / 2 : 0); }
+static uint64_t longest_value(void) { return o.value_size + (o.changing_length ? o.value_size / 2 : 0); }
+
 static void pool_prepare(void) {
-    uint64_t size = POOL_OFFSETS + o.value_size + 8;
+    uint64_t size = POOL_OFFSETS + longest_value() + 8;
     pool = checked(malloc(size));
     for (uint64_t i = 0; i + 8 <= size; i += 8) {
         uint64_t word = mixed((i + 1) * UINT64_C(0x9e3779b97f4a7c15));
@@ -206,7 +222,9 @@ static void pool_prepare(void) {
     }
 }
 
-static const unsigned char *value_of(uint64_t key) { return pool + mixed(key) % POOL_OFFSETS; }
+static const unsigned char *value_of(uint64_t key) {
+    return o.integers ? (const unsigned char *)"0" : pool + mixed(key) % POOL_OFFSETS;
+}
 
 /* ---- Histograms: 128 steps an octave, so at most 0.4 per cent off ---- */
 
@@ -250,6 +268,7 @@ static double microseconds(const struct histogram *h, double share) {
 struct request {
     uint64_t start; /* where its latency begins */
     uint64_t key;
+    uint64_t length; /* of the value that it writes */
     enum kind kind;
 };
 
@@ -269,9 +288,10 @@ struct connection {
     uint32_t first, in_flight;
     struct buffer unsent, rest; /* bytes the kernel hasn't taken; the start of a head */
     /* The answer whose body is arriving: */
-    bool in_body, compare, last, wrong;
+    bool in_body, compare, last, wrong, counted;
     int status;
     uint64_t length, arrived, trail_left;
+    char number[MAX_NUMBER]; /* the start of a body that holds one */
 };
 
 static struct connection *connections;
@@ -295,9 +315,12 @@ static struct buffer out;
 struct tag {
     char text[MAX_ETAG];
     uint8_t length;
-    bool in_use; /* a request with it is under way */
 };
 static struct tag *tags;
+
+/* Per key, where each connection has its own: whether a request with it is under way. */
+static bool *in_use;
+static uint64_t *numbers; /* what the last incr of a key answered, 0 where there was none */
 
 static void note_error(enum error what, const char *format, ...) {
     if (errors < 3) {
@@ -326,11 +349,34 @@ static void append(struct buffer *b, const void *data, size_t length) {
     b->length += length;
 }
 static void append_text(struct buffer *b, const char *text) { append(b, text, strlen(text)); }
+static void append_number(struct buffer *b, uint64_t number) {
+    char text[20];
+    size_t at = sizeof text;
+    do text[--at] = (char)('0' + number % 10);
+    while (number /= 10);
+    append(b, text + at, sizeof text - at);
+}
 
 /* ---- Requests ---- */
 
-static char http_get[4096], http_put[4096], http_target_end[8192], http_length[64];
-static char resp_get[64], resp_set[64], resp_value[64], memcached_value[64];
+static bool parse_number(const char *from, const char *to, uint64_t *number) {
+    *number = 0;
+    if (from == to || to - from > 18) return false;
+    for (; from < to; from++) {
+        if (*from < '0' || *from > '9') return false;
+        *number = *number * 10 + (uint64_t)(*from - '0');
+    }
+    return true;
+}
+
+static char http_start[3][4096], http_target_end[8192], http_ttl[32];
+static char resp_start[3][64], resp_ttl[64], memcached_ttl[32];
+
+enum verb { V_READ, V_WRITE, V_COUNT };
+static enum verb verb_of(enum kind kind) {
+    if (kind == COUNT_UP) return V_COUNT;
+    return kind == WRITE || kind == WRITE_IF_MATCH || kind == WRITE_IF_STALE ? V_WRITE : V_READ;
+}
 
 static void print_into(char *to, size_t room, const char *format, ...) {
     va_list arguments;
@@ -342,17 +388,24 @@ static void print_into(char *to, size_t room, const char *format, ...) {
 
 static void requests_prepare(void) {
     const char *target = o.fixed_path ? o.fixed_path : o.path;
+    static const char *const methods[] = {"GET", "PUT", "POST"};
+    static const char *const commands[] = {"*2\r\n$3\r\nGET", "*%d\r\n$3\r\nSET", "*2\r\n$4\r\nINCR"};
     bool six = strchr(o.host, ':') != NULL;
-    print_into(http_get, sizeof http_get, "GET %s", target);
-    print_into(http_put, sizeof http_put, "PUT %s", target);
+    for (int i = 0; i < 3; i++) {
+        char command[32];
+        print_into(http_start[i], sizeof http_start[i], "%s %s", methods[i], target);
+        print_into(command, sizeof command, commands[i], o.ttl ? 5 : 3);
+        print_into(resp_start[i], sizeof resp_start[i], "%s\r\n$%" PRIu64 "\r\n", command, o.key_size);
+    }
     print_into(http_target_end, sizeof http_target_end,
                " HTTP/1.1\r\nHost: %s%s%s:%s\r\nUser-Agent: loadgen/1\r\nAccept: */*\r\n%s",
                six ? "[" : "", o.host, six ? "]" : "", o.port, o.headers);
-    print_into(http_length, sizeof http_length, "Content-Length: %" PRIu64 "\r\n\r\n", o.value_size);
-    print_into(resp_get, sizeof resp_get, "*2\r\n$3\r\nGET\r\n$%" PRIu64 "\r\n", o.key_size);
-    print_into(resp_set, sizeof resp_set, "*3\r\n$3\r\nSET\r\n$%" PRIu64 "\r\n", o.key_size);
-    print_into(resp_value, sizeof resp_value, "\r\n$%" PRIu64 "\r\n", o.value_size);
-    print_into(memcached_value, sizeof memcached_value, " 0 0 %" PRIu64 "\r\n", o.value_size);
+    char seconds[24];
+    print_into(seconds, sizeof seconds, "%" PRIu64, o.ttl);
+    print_into(memcached_ttl, sizeof memcached_ttl, " 0 %s ", seconds);
+    if (!o.ttl) return;
+    print_into(http_ttl, sizeof http_ttl, "?ttl=%s", seconds);
+    print_into(resp_ttl, sizeof resp_ttl, "\r\n$2\r\nEX\r\n$%zu\r\n%s", strlen(seconds), seconds);
 }
 
 static void append_key(const struct request *r) {
@@ -369,45 +422,98 @@ static void append_tag(const char *name, const struct tag *tag) {
     append(&out, "\r\n", 2);
 }
 
+/* Another version for each request, which the key had before, or at least has not now. */
+static uint64_t stale_version(const struct tag *tag) {
+    uint64_t now, quote = o.protocol == HTTP;
+    if (tag->length < 3 * quote || !parse_number(tag->text + quote, tag->text + tag->length - quote, &now))
+        fail(1, "the ETag %.*s is no version", tag->length, tag->text);
+    return now < 2 ? now + 1 : now - 1 - random_below(smaller(now - 1, 1000000));
+}
+
+static void append_stale_tag(const struct tag *tag) {
+    append_text(&out, "If-Match: \"");
+    append_number(&out, stale_version(tag));
+    append_text(&out, "\"\r\n");
+}
+
+static void append_changing_headers(void) {
+    char lines[160];
+    uint64_t made = 4 * headers_made++ + o.seed, words[4];
+    for (uint64_t i = 0; i < 4; i++) words[i] = mixed(made + i);
+    int length = snprintf(lines, sizeof lines,
+                          "X-Request-Id: %016" PRIx64 "\r\ntraceparent: 00-%016" PRIx64 "%016" PRIx64
+                          "-%016" PRIx64 "-01\r\n",
+                          words[0], words[1], words[2], words[3]);
+    append(&out, lines, (size_t)length);
+}
+
 static void append_http(const struct request *r) {
-    bool write = r->kind == WRITE || r->kind == WRITE_IF_MATCH || r->kind == WRITE_IF_NEVER;
-    append_text(&out, write ? http_put : http_get);
+    enum verb verb = verb_of(r->kind);
+    append_text(&out, http_start[verb]);
     if (!o.fixed_path) append_key(r);
+    if (verb == V_WRITE) append_text(&out, http_ttl);
     append_text(&out, http_target_end);
-    if (o.changing_header) {
-        char line[48];
-        uint64_t unique = mixed(o.seed + headers_made++);
-        int length = snprintf(line, sizeof line, "X-Request-Id: %016" PRIx64 "\r\n", unique);
-        append(&out, line, (size_t)length);
-    }
+    if (o.changing_header) append_changing_headers();
     if (r->kind == REVALIDATE) append_tag("If-None-Match: ", &tags[r->key]);
     if (r->kind == WRITE_IF_MATCH) append_tag("If-Match: ", &tags[r->key]);
-    /* Versions are microseconds since 1970, so nothing ever has this one. */
-    if (r->kind == WRITE_IF_NEVER) append_text(&out, "If-Match: \"1\"\r\n");
-    if (!write) {
+    if (r->kind == WRITE_IF_STALE) append_stale_tag(&tags[r->key]);
+    if (verb != V_READ) {
+        append_text(&out, "Content-Length: ");
+        append_number(&out, r->length);
         append(&out, "\r\n", 2);
-        return;
     }
-    append_text(&out, http_length);
-    append(&out, value_of(r->key), o.value_size);
+    append(&out, "\r\n", 2);
+    if (verb == V_WRITE) append(&out, value_of(r->key), r->length);
 }
 
 static void append_resp(const struct request *r) {
-    append_text(&out, r->kind == WRITE ? resp_set : resp_get);
+    enum verb verb = verb_of(r->kind);
+    append_text(&out, resp_start[verb]);
     append_key(r);
-    if (r->kind == WRITE) {
-        append_text(&out, resp_value);
-        append(&out, value_of(r->key), o.value_size);
+    if (verb == V_WRITE) {
+        append_text(&out, "\r\n$");
+        append_number(&out, r->length);
+        append(&out, "\r\n", 2);
+        append(&out, value_of(r->key), r->length);
+        append_text(&out, resp_ttl);
     }
     append(&out, "\r\n", 2);
 }
 
-static void append_memcached(const struct request *r) {
-    append(&out, r->kind == WRITE ? "set " : "get ", 4);
+/* With the meta commands, since of the others none answers the version that a write gave. */
+static void append_memcached_versioned(const struct request *r) {
+    append_text(&out, r->kind == LEARN ? "mg " : "ms ");
     append_key(r);
-    if (r->kind == WRITE) {
-        append_text(&out, memcached_value);
-        append(&out, value_of(r->key), o.value_size);
+    if (r->kind == LEARN) {
+        append_text(&out, " v c\r\n");
+        return;
+    }
+    const struct tag *tag = &tags[r->key];
+    append(&out, " ", 1);
+    append_number(&out, r->length);
+    append_text(&out, " C");
+    if (r->kind == WRITE_IF_MATCH) append(&out, tag->text, tag->length);
+    else append_number(&out, stale_version(tag));
+    append_text(&out, " c\r\n");
+    append(&out, value_of(r->key), r->length);
+    append(&out, "\r\n", 2);
+}
+
+static void append_memcached(const struct request *r) {
+    static const char *const commands[] = {"get ", "set ", "incr "};
+    enum verb verb = verb_of(r->kind);
+    if (r->kind == LEARN || r->kind == WRITE_IF_MATCH || r->kind == WRITE_IF_STALE) {
+        append_memcached_versioned(r);
+        return;
+    }
+    append_text(&out, commands[verb]);
+    append_key(r);
+    if (verb == V_COUNT) append_text(&out, " 1");
+    if (verb == V_WRITE) {
+        append_text(&out, memcached_ttl);
+        append_number(&out, r->length);
+        append(&out, "\r\n", 2);
+        append(&out, value_of(r->key), r->length);
     }
     append(&out, "\r\n", 2);
 }
@@ -424,7 +530,8 @@ static enum kind kind_of_next(void) {
     case MISS: return READ_ABSENT;
     case CONDITIONAL_GET: return REVALIDATE;
     case CAS: return WRITE_IF_MATCH;
-    case CAS_CONFLICT: return WRITE_IF_NEVER;
+    case CAS_CONFLICT: return WRITE_IF_STALE;
+    case INCR: return COUNT_UP;
     case MIX: return random_unit() < o.write_share ? WRITE : READ;
     default: return READ;
     }
@@ -434,9 +541,17 @@ static enum kind kind_of_next(void) {
  * is sent can be out of date. There are at least --pipeline keys a connection. */
 static uint64_t own_key(const struct connection *c) {
     uint64_t choice = random_choice(), mine = (uint64_t)(c - connections);
-    while (tags[choice * o.connections + mine].in_use) choice = (choice + 1) % choices;
-    tags[choice * o.connections + mine].in_use = true;
+    while (in_use[choice * o.connections + mine]) choice = (choice + 1) % choices;
+    in_use[choice * o.connections + mine] = true;
     return choice * o.connections + mine;
+}
+
+static bool has_own_key(enum kind kind) { return kind == WRITE_IF_MATCH || kind == COUNT_UP; }
+
+static uint64_t length_of_next(enum kind kind) {
+    if (verb_of(kind) != V_WRITE) return 0;
+    uint64_t shortest = shortest_value();
+    return o.changing_length ? shortest + random_below(longest_value() - shortest + 1) : shortest;
 }
 
 /* Make the next request of a connection; false where there's none at this moment. */
@@ -446,6 +561,7 @@ static bool next_request(struct connection *c, struct request *r) {
         if (next_key == o.keys) return false;
         r->key = next_key++;
         r->kind = phase == LEARNING ? LEARN : WRITE;
+        r->length = length_of_next(r->kind);
         return true;
     }
     if (!closed_loop()) {
@@ -455,7 +571,8 @@ static bool next_request(struct connection *c, struct request *r) {
         c->turn += o.connections;
     }
     r->kind = kind_of_next();
-    r->key = r->kind == WRITE_IF_MATCH ? own_key(c) : random_choice();
+    r->key = has_own_key(r->kind) ? own_key(c) : random_choice();
+    r->length = length_of_next(r->kind);
     return true;
 }
 
@@ -482,7 +599,7 @@ static void retry(struct connection *c, uint64_t at) {
 
 static void forget_oldest(struct connection *c) {
     const struct request *r = &c->flight[c->first];
-    if (r->kind == WRITE_IF_MATCH) tags[r->key].in_use = false;
+    if (has_own_key(r->kind)) in_use[r->key] = false;
     c->first = (c->first + 1) % (uint32_t)o.pipeline;
     c->in_flight--;
     in_flight--;
@@ -596,22 +713,13 @@ struct answer {
     uint64_t length;
     const char *trail, *tag; /* what follows the value; the ETag */
     size_t tag_length;
+    uint64_t number; /* of an incr, where it stands in the head */
     bool last; /* the server closes after it */
 };
 
 static const char *trail_of(const struct connection *c) {
     static const char *const trails[] = {"", "\r\n", "\r\nEND\r\n"};
     return trails[o.protocol] + strlen(trails[o.protocol]) - c->trail_left;
-}
-
-static bool parse_number(const char *from, const char *to, uint64_t *number) {
-    *number = 0;
-    if (from == to || to - from > 18) return false;
-    for (; from < to; from++) {
-        if (*from < '0' || *from > '9') return false;
-        *number = *number * 10 + (uint64_t)(*from - '0');
-    }
-    return true;
 }
 
 static bool parse_header(struct answer *a, const char *line, const char *end, bool *sized) {
@@ -660,7 +768,10 @@ static long parse_resp(struct answer *a, const char *text, size_t length) {
     switch (*text) {
     case '+': a->status = end - text == 3 && !memcmp(text, "+OK", 3) ? ST_OK : ST_OTHER; break;
     case '-': a->status = ST_ERROR; break;
-    case ':': a->status = ST_OTHER; break;
+    case ':':
+        a->status = ST_INTEGER;
+        if (!parse_number(text + 1, end, &a->number)) return -1;
+        break;
     case '_': a->status = ST_ABSENT; break;
     case '$':
         a->status = ST_ABSENT;
@@ -679,6 +790,15 @@ static bool starts(const char *text, const char *end, const char *with) {
     return (size_t)(end - text) >= length && !memcmp(text, with, length);
 }
 
+/* The version that a meta command answers is the word that begins with c. */
+static void find_version(struct answer *a, const char *text, const char *end) {
+    const char *word = memmem(text, (size_t)(end - text), " c", 2);
+    if (!word) return;
+    const char *word_end = memchr(word + 2, ' ', (size_t)(end - word - 2));
+    a->tag = word + 2;
+    a->tag_length = (size_t)((word_end ? word_end : end) - a->tag);
+}
+
 static long parse_memcached(struct answer *a, const char *text, size_t length) {
     const char *end = memmem(text, length, "\r\n", 2);
     if (!end) return length > MAX_HEAD ? -1 : 0;
@@ -689,12 +809,26 @@ static long parse_memcached(struct answer *a, const char *text, size_t length) {
         a->trail = "\r\nEND\r\n";
         if (!parse_number(size, end, &a->length)) return -1;
     }
+    else if (starts(text, end, "VA ")) {
+        const char *size = memchr(text + 3, ' ', (size_t)(end - text - 3));
+        a->status = ST_VALUE;
+        a->trail = "\r\n";
+        if (!size || !parse_number(text + 3, size, &a->length)) return -1;
+        find_version(a, text, end);
+    }
+    else if (starts(text, end, "HD")) {
+        a->status = ST_STORED;
+        find_version(a, text, end);
+    }
+    else if (starts(text, end, "EX")) a->status = ST_EXISTS;
     else if (starts(text, end, "STORED")) a->status = ST_STORED;
-    else if (starts(text, end, "END")) a->status = ST_ABSENT;
+    else if (starts(text, end, "EN") || starts(text, end, "NF")) a->status = ST_ABSENT;
+    else if (starts(text, end, "NOT_FOUND")) a->status = ST_ABSENT;
     else if (starts(text, end, "NOT_STORED")) a->status = ST_NOT_STORED;
     else if (starts(text, end, "ERROR")) a->status = ST_ERROR;
     else if (starts(text, end, "CLIENT_ERROR")) a->status = ST_ERROR;
     else if (starts(text, end, "SERVER_ERROR")) a->status = ST_ERROR;
+    else if (parse_number(text, end, &a->number)) a->status = ST_INTEGER;
     else return -1;
     return end + 2 - text;
 }
@@ -706,7 +840,7 @@ static long parse_head(struct answer *a, const char *text, size_t length) {
 
 static const char *status_name(int status) {
     static const char *const names[] = {
-        "", "OK", "value", "absent", "STORED", "NOT_STORED", "error", "other",
+        "", "OK", "value", "absent", "STORED", "NOT_STORED", "integer", "exists", "error", "other",
     };
     static char number[16];
     if (o.protocol != HTTP) return names[status];
@@ -717,15 +851,18 @@ static const char *status_name(int status) {
 static bool is_right(enum kind kind, int status) {
     if (o.protocol != HTTP) {
         if (kind == WRITE) return status == (o.protocol == RESP ? ST_OK : ST_STORED);
+        if (kind == COUNT_UP) return status == ST_INTEGER;
+        if (kind == WRITE_IF_MATCH) return status == ST_STORED;
+        if (kind == WRITE_IF_STALE) return status == ST_EXISTS;
         return status == (kind == READ_ABSENT ? ST_ABSENT : ST_VALUE);
     }
     switch (kind) {
-    case READ: case LEARN: return status == 200;
+    case READ: case LEARN: case COUNT_UP: return status == 200;
     case READ_ABSENT: return status == 404;
     case WRITE: return status == 201 || status == 204;
     case REVALIDATE: return status == 304;
     case WRITE_IF_MATCH: return status == 204;
-    case WRITE_IF_NEVER: return status == 412;
+    case WRITE_IF_STALE: return status == 412;
     }
     return false;
 }
@@ -738,9 +875,37 @@ static void keep_tag(const struct request *r, const struct answer *a) {
 }
 
 static bool length_is_right(uint64_t length) {
-    if (!o.fixed_path) return length == o.value_size;
+    if (!o.fixed_path) return length >= shortest_value() && length <= longest_value();
     if (fixed_length < 0) fixed_length = (int64_t)length;
     return length == (uint64_t)fixed_length;
+}
+
+static bool is_tag(const struct tag *tag, const struct answer *a) {
+    return tag->length == a->tag_length && !memcmp(tag->text, a->tag, a->tag_length);
+}
+
+/* Each incr of a key must give the integer after the one that the last incr of it gave. */
+static void expect_next(struct connection *c, uint64_t number) {
+    uint64_t key = c->flight[c->first].key, last = numbers[key];
+    if (!number || (last && number != last + 1)) {
+        note_error(E_CONTENT, "%" PRIu64 " after %" PRIu64 " under key %" PRIu64, number, last, key);
+        c->wrong = true;
+    }
+    numbers[key] = number;
+}
+
+/* Take the integer out of a body that has arrived. */
+static void count_body(struct connection *c) {
+    static const char name[] = "\"value\":";
+    size_t length = smaller(c->arrived, MAX_NUMBER);
+    const char *from = memmem(c->number, length, name, sizeof name - 1), *end = c->number + length;
+    if (from) from += sizeof name - 1;
+    while (from && from < end && *from == ' ') from++;
+    const char *to = from;
+    while (to && to < end && *to >= '0' && *to <= '9') to++;
+    uint64_t number;
+    if (from && parse_number(from, to, &number)) expect_next(c, number);
+    else note_error(E_CONTENT, "no integer in an answer to incr");
 }
 
 static void examine(struct connection *c, const struct answer *a, const char *text, size_t length) {
@@ -756,7 +921,11 @@ static void examine(struct connection *c, const struct answer *a, const char *te
         note_error(E_LENGTH, "a value of %" PRIu64 " bytes", a->length);
     else if (tags && (r->kind == LEARN || r->kind == WRITE_IF_MATCH) && !a->tag_length)
         note_error(E_PARSE, "no ETag in an answer with %d", a->status);
+    else if (o.protocol == HTTP && r->kind == WRITE_IF_STALE && !is_tag(&tags[r->key], a))
+        note_error(E_CONTENT, "not the version of key %" PRIu64 " in an answer with 412", r->key);
     else c->wrong = false;
+    c->counted = r->kind == COUNT_UP && !c->wrong;
+    if (c->counted && o.protocol != HTTP) expect_next(c, a->number);
     keep_tag(r, a);
     c->compare = value && !c->wrong && !o.fixed_path && answers_seen++ % CHECK_EVERY == 0;
     c->last = a->last;
@@ -772,6 +941,7 @@ static bool is_measured(const struct request *r) {
 
 static void count_answer(struct connection *c, uint64_t now) {
     const struct request *r = &c->flight[c->first];
+    if (c->counted && o.protocol == HTTP) count_body(c);
     if (phase == MEASURING) answers_in++;
     if (is_measured(r)) {
         requests++;
@@ -791,6 +961,8 @@ static long take_body(struct connection *c, const char *text, size_t length) {
         note_error(E_CONTENT, "another value than was stored under key %" PRIu64, c->flight[c->first].key);
         c->compare = false;
     }
+    if (c->counted && c->arrived < MAX_NUMBER)
+        memcpy(c->number + c->arrived, text, smaller(part, MAX_NUMBER - c->arrived));
     c->arrived += part;
     size_t trail = smaller(length - part, c->trail_left);
     if (memcmp(text + part, trail_of(c), trail)) return -1;
@@ -1095,8 +1267,12 @@ static void prepare(void) {
     random_state = mixed(o.seed);
     pool_prepare();
     requests_prepare();
-    choices_prepare(o.operation == CAS ? o.keys / o.connections : o.keys);
-    if (o.operation == CAS || o.operation == CONDITIONAL_GET) tags = checked(calloc(o.keys, sizeof *tags));
+    bool own_keys = o.operation == CAS || o.operation == INCR;
+    choices_prepare(own_keys ? o.keys / o.connections : o.keys);
+    if (own_keys) in_use = checked(calloc(o.keys, sizeof *in_use));
+    if (o.operation == INCR) numbers = checked(calloc(o.keys, sizeof *numbers));
+    if (o.operation == CAS || o.operation == CAS_CONFLICT || o.operation == CONDITIONAL_GET)
+        tags = checked(calloc(o.keys, sizeof *tags));
     poller = epoll_create1(EPOLL_CLOEXEC);
     timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = NULL};
@@ -1254,12 +1430,12 @@ static void add_header(const char *line) {
 enum flag {
     F_PROTOCOL, F_HOST, F_PORT, F_CONNECTIONS, F_PIPELINE, F_SECONDS, F_WARMUP, F_OPERATION, F_KEYS,
     F_DISTRIBUTION, F_KEY_SIZE, F_VALUE_SIZE, F_WRITE_SHARE, F_SEED, F_RATE, F_PATH, F_FIXED_PATH, F_HEADER,
-    F_SERVER_PID, F_CHANGING_HEADER,
+    F_SERVER_PID, F_TTL, F_CHANGING_HEADER, F_CHANGING_LENGTH, F_INTEGERS, FLAGS,
 };
 static const char *const option_names[] = {
     "protocol", "host", "port", "connections", "pipeline", "seconds", "warmup", "operation", "keys",
     "distribution", "key-size", "value-size", "write-share", "seed", "rate", "path", "fixed-path", "header",
-    "server-pid", "changing-header",
+    "server-pid", "ttl", "changing-header", "changing-length", "integers",
 };
 
 static void set_option(enum flag option, const char *text) {
@@ -1288,7 +1464,11 @@ static void set_option(enum flag option, const char *text) {
         if (o.pid_count == MAX_PIDS) fail(2, "at most %d --server-pid", MAX_PIDS);
         o.pids[o.pid_count++] = (pid_t)whole(name, text, 1, INT32_MAX);
         break;
+    case F_TTL: o.ttl = whole(name, text, 1, 2592000); break; /* memcached takes more for a date */
     case F_CHANGING_HEADER: o.changing_header = true; break;
+    case F_CHANGING_LENGTH: o.changing_length = true; break;
+    case F_INTEGERS: o.integers = true; break;
+    case FLAGS: break;
     }
 }
 
@@ -1299,20 +1479,28 @@ static void check_arguments(void) {
     if (o.operation == OPERATIONS) fail(2, "--operation is missing");
     if (o.key_size < digits + 4)
         fail(2, "--key-size must be %" PRIu64 " or more for so many keys", digits + 4);
-    bool http_only = o.operation == CONDITIONAL_GET || o.operation == CAS || o.operation == CAS_CONFLICT ||
-                     o.operation == CONNECT || o.fixed_path || o.changing_header || *o.headers;
+    bool versioned = o.operation == CAS || o.operation == CAS_CONFLICT;
+    bool http_only = o.operation == CONDITIONAL_GET || o.operation == CONNECT || o.fixed_path ||
+                     o.changing_header || *o.headers;
     if (o.protocol != HTTP && http_only) fail(2, "that needs --protocol http");
+    if (o.protocol == RESP && versioned) fail(2, "that needs --protocol http or memcached");
     if (o.operation == FILL && o.rate > 0) fail(2, "fill takes no --rate");
-    if (o.operation == CAS && o.fixed_path) fail(2, "cas takes no --fixed-path");
-    if (o.operation == CAS && o.keys < o.connections * o.pipeline)
-        fail(2, "cas needs at least as many --keys as requests can be under way");
+    const char *name = operation_names[o.operation];
+    if (o.fixed_path && (o.operation == CAS || o.operation == CAS_CONFLICT || o.operation == INCR))
+        fail(2, "%s takes no --fixed-path", name);
+    if ((o.operation == CAS || o.operation == INCR) && o.keys / o.connections < o.pipeline)
+        fail(2, "%s needs at least as many --keys as requests can be under way", name);
+    if (o.integers && o.operation != FILL) fail(2, "only fill takes --integers");
+    if (o.integers && o.changing_length) fail(2, "--integers have one length");
+    if (o.integers) o.value_size = 1;
+    if (!o.path) o.path = o.operation == INCR ? "/v1/incr/bench/" : "/v1/kv/bench/";
     if (o.operation == CONNECT && o.pipeline != 1) fail(2, "connect takes no --pipeline");
 }
 
 static void parse_arguments(int count, char **arguments) {
-    struct option options[F_CHANGING_HEADER + 2] = {0};
-    for (int i = 0; i <= F_CHANGING_HEADER; i++)
-        options[i] = (struct option){option_names[i], i != F_CHANGING_HEADER, NULL, i};
+    struct option options[FLAGS + 1] = {0};
+    for (int i = 0; i < FLAGS; i++)
+        options[i] = (struct option){option_names[i], i < F_CHANGING_HEADER, NULL, i};
     for (int which; (which = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         if (which == '?') exit(2);
         set_option((enum flag)which, optarg);

@@ -10,7 +10,7 @@ import dataclasses
 import http.client
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,24 @@ class Plan:
     def cut(self, case: Case) -> Case:
         """Return the case as it is measured."""
         return dataclasses.replace(case, keys=min(case.keys, QUICK_KEYS)) if self.quick else case
+
+
+BESIDE: Final = " beside"
+"""What stands behind a subject's name in the label of its second load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is done once a round: one load on one server."""
+
+    server: Running
+    load: Callable[[Running], Run]
+    suffix: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name under which its runs are kept."""
+        return self.server.subject.name + self.suffix
 
 
 class Benchmark:
@@ -87,7 +105,7 @@ class Benchmark:
         return servers
 
     def _fill(self, server: Running, case: Case) -> Run | None:
-        if not server.subject.keeps or case.operation == "miss":
+        if not server.subject.keeps:
             return None
         return self._generator.fill(server, case)
 
@@ -99,9 +117,31 @@ class Benchmark:
         def load(server: Running) -> Run:
             return self._generator.run(server, case, seconds=plan.seconds, warmup=plan.warmup)
 
-        runs = self._rounds(servers, load, invalid)
-        results = {name: _cost_figures(those) for name, those in runs.items()}
-        return {"results": results, "ratios": ratios(results)}
+        def load_plainly(server: Running) -> Run:
+            return self._generator.run(server, case.plain, seconds=plan.seconds, warmup=plan.warmup)
+
+        turns = [Turn(server, load) for server in servers]
+        if case.beside:
+            ours = (server for server in servers if server.subject.name in OURS)
+            turns += [Turn(server, load_plainly, BESIDE) for server in ours]
+        runs = self._rounds(turns, invalid)
+        figures = {label: _cost_figures(those) for label, those in runs.items()}
+        names = {server.subject.name for server in servers}
+        results = {label: found for label, found in figures.items() if label in names}
+        return {
+            "results": results,
+            "ratios": ratios(results),
+            "plain": {
+                server.subject.name: _over_plain(server.subject.name, figures)
+                for server in servers
+                if {server.subject.name, server.subject.name + BESIDE} <= figures.keys()
+            },
+            "stand_ins": {
+                server.subject.name: server.subject.operation(case)
+                for server in servers
+                if server.subject.operation(case) != case.operation
+            },
+        }
 
     def _latency(
         self, case: Case, servers: Sequence[Running], invalid: dict[str, list[str]]
@@ -139,7 +179,7 @@ class Benchmark:
             )
 
         asked = [server for server in servers if server.subject.name in rates]
-        runs = self._rounds(asked, load, invalid)
+        runs = self._rounds([Turn(server, load) for server in asked], invalid)
         return {
             "results": {
                 name: _latency_figures(those, rates[name])
@@ -155,20 +195,19 @@ class Benchmark:
 
     def _rounds(
         self,
-        servers: Sequence[Running],
-        load: Callable[[Running], Run],
+        turns: Sequence[Turn],
         invalid: dict[str, list[str]],
     ) -> dict[str, list[Run]]:
-        """Load every server in every round; one with an invalid run has no figures."""
-        runs: dict[str, list[Run]] = {server.subject.name: [] for server in servers}
+        """Do every turn in every round; what had an invalid run has no figures."""
+        runs: dict[str, list[Run]] = {turn.label: [] for turn in turns}
         for number in range(self._plan.rounds):
-            turn = number % max(1, len(servers))
-            for server in (*servers[turn:], *servers[:turn]):
-                run = load(server)
-                runs[server.subject.name].append(run)
+            first = number % max(1, len(turns))
+            for turn in (*turns[first:], *turns[:first]):
+                run = turn.load(turn.server)
+                runs[turn.label].append(run)
                 if run.invalid:
-                    invalid[server.subject.name].append(run.invalid)
-        return {name: those for name, those in runs.items() if not any(r.invalid for r in those)}
+                    invalid[turn.server.subject.name].append(run.invalid)
+        return {label: those for label, those in runs.items() if not any(r.invalid for r in those)}
 
     def _real_answer(self, value_size: int) -> Path:
         """Write down the bytes that our server answers to a GET of so large a value."""
@@ -225,6 +264,16 @@ def _cost_figures(runs: Sequence[Run]) -> dict[str, Any]:
         "rate": spread([run.rate for run in runs]),
         "generator_share": spread([run.generator_share for run in runs]),
         "requests": sum(run.report["requests"] for run in runs),
+    }
+
+
+def _over_plain(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the plain load took, and how much more (or less) the case's own took."""
+    own, plain = figures[name], figures[name + BESIDE]
+    return {
+        "cpu_us": plain["cpu_us"],
+        "rate": plain["rate"],
+        "over": own["cpu_us"]["median"] / plain["cpu_us"]["median"],
     }
 
 

@@ -18,24 +18,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.cases import Case
+from benchmarks.cases import TOKEN, Case
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 OURS: Final = ("cacheserver", "cacheserver-2")
 """The subjects that targets are for."""
+BEFORE: Final = "before"
+"""The subject that is our server of another revision."""
 
 _DEADLINE: Final = 30.0
 """Seconds that a subject may take to start, and to end."""
 _SETTINGS: Final = ("CACHESERVER_", "UVICORN_", "GRANIAN_", "WEB_CONCURRENCY", "PYTHON")
 _LISTENING: Final = re.compile(rb"listening on http://127\.0\.0\.1:(\d+) ")
 
-_APP: Final = frozenset(("get", "miss", "put", "conditional-get", "cas", "cas-conflict", "connect"))
+_APP: Final = frozenset(
+    ("get", "miss", "put", "conditional-get", "cas", "cas-conflict", "incr", "connect")
+)
+_KEEPER: Final = frozenset(("get", "miss", "put", "mix", "incr"))
+"""What Redis and memcached do."""
+_NEAREST: Final = {"conditional-get": "get", "cas": "put", "cas-conflict": "put"}
+"""What they are measured with where they have no such operation, which the report says."""
+_VERSIONED: Final = frozenset(("cas", "cas-conflict"))
+"""What memcached does too, in one request each, with its meta commands."""
+_SECRET: Final = "a-token-for-one-benchmark"
 
 
 class PeerError(Exception):
@@ -69,21 +80,35 @@ class Subject:
     """Given the program's path, or the interpreter's, and the place."""
     protocol: str = "http"
     operations: frozenset[str] = _APP
+    nearest: Mapping[str, str] = field(default_factory=dict)
+    """For operations that it hasn't, the ones that are nearest to them."""
+    headers: tuple[str, ...] = ()
+    """What each request to it has."""
+    environment: Mapping[str, str] = field(default_factory=dict)
     sizes: tuple[int, ...] | None = None
     """Those of values that it has; None for all."""
     keeps: bool = True
     """Whether it keeps what it is given; else it answers the same to everything."""
     is_python: bool = True
+    like: str | None = None
+    """Another subject, in whose cases it is too."""
+    is_named_only: bool = False
+    """Whether it is for cases alone that name it."""
     port_from_log: bool = False
 
     def can(self, case: Case) -> bool:
         """Tell whether the case is one for this subject."""
+        name = self.like or self.name
+        named = name in case.subjects if case.subjects else not self.is_named_only
         return (
-            case.operation in self.operations
+            named
+            and self.operation(case) in self.operations
             and (self.sizes is None or case.value_size in self.sizes)
-            and (case.subjects is None or self.name in case.subjects)
-            and (self.protocol == "http" or not case.changing_header)
         )
+
+    def operation(self, case: Case) -> str:
+        """Return what it is measured with in the case: the case's own operation where it has it."""
+        return self.nearest.get(case.operation, case.operation)
 
     def find(self) -> str | None:
         """Return what to start; None where it is not installed."""
@@ -216,6 +241,17 @@ SUBJECTS: Final = (
         port_from_log=True,
     ),
     Subject(
+        name=TOKEN,
+        title="cacheserver, 1 thread, with a token",
+        note="serve --threads 1, CACHESERVER_TOKEN set, Authorization in each request",
+        program="cacheserver",
+        command=_cacheserver("--threads", "1"),
+        headers=(f"Authorization: Bearer {_SECRET}",),
+        environment={"CACHESERVER_TOKEN": _SECRET},
+        is_named_only=True,
+        port_from_log=True,
+    ),
+    Subject(
         name="no-fast-path",
         title="cacheserver --no-fast-path",
         note="serve --threads 1 --no-fast-path: the same app, as ASGI, in our server",
@@ -244,17 +280,19 @@ SUBJECTS: Final = (
         program="redis-server",
         command=_redis,
         protocol="resp",
-        operations=frozenset(("get", "miss", "put", "mix")),
+        operations=_KEEPER,
+        nearest=_NEAREST,
         is_python=False,
     ),
     Subject(
         name="memcached",
         title="memcached",
-        note="-t 1, text protocol",
+        note="-t 1, text protocol; compare-and-set by meta commands",
         program="memcached",
         command=_memcached,
         protocol="memcached",
-        operations=frozenset(("get", "miss", "put", "mix")),
+        operations=_KEEPER | _VERSIONED,
+        nearest={name: other for name, other in _NEAREST.items() if name not in _VERSIONED},
         is_python=False,
     ),
     Subject(
@@ -280,6 +318,32 @@ SUBJECTS: Final = (
 )
 
 
+def from_copy(folder: Path) -> Command:
+    """Return how our server is started from a copy of the package in this folder."""
+
+    def command(python: str, place: Place) -> list[str]:
+        main = f"import sys; sys.path.insert(0, {str(folder)!r}); "
+        main += "import cacheserver.cli; sys.exit(cacheserver.cli.main())"
+        _, _, _, *serve = _cacheserver("--threads", "1")(python, place)
+        return [python, "-c", main, *serve]
+
+    return command
+
+
+def before(revision: str, folder: Path) -> Subject:
+    """Return our server of another revision, whose package is in the folder, ready to be imported."""
+    return Subject(
+        name=BEFORE,
+        title=f"cacheserver, {BEFORE}",
+        note=f"revision {revision}: serve --threads 1",
+        program="cacheserver",
+        command=from_copy(folder),
+        operations=_APP | {"mix"},
+        like=OURS[0],
+        port_from_log=True,
+    )
+
+
 # ---- running ----
 
 
@@ -292,7 +356,7 @@ def running(subject: Subject, answer: Path | None = None) -> Generator[Running]:
             process = subprocess.Popen(
                 subject.command(subject.find() or subject.program, place),
                 cwd=place.folder,
-                env=_environment(),
+                env={**_environment(), **subject.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -66,7 +66,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
 def _panels(result: Mapping[str, Any]) -> tuple[list[Panel], list[Panel]]:
     """Return the panels of CPU a request and those of percentiles; none where there are no figures."""
     cases = result["cases"].values()
-    costs = [(description(c), c["results"]) for c in cases if not c["is_latency"]]
+    costs = [(description(c), _with_stand_ins(c)) for c in cases if not c["is_latency"]]
     latencies = [
         (f"{description(c).rpartition(',')[0]}: us at {rate_in_words(rate)}", found["results"])
         for c in cases
@@ -74,6 +74,12 @@ def _panels(result: Mapping[str, Any]) -> tuple[list[Panel], list[Panel]]:
         for rate, found in c["at"].items()
     ]
     return [panel for panel in costs if panel[1]], [panel for panel in latencies if panel[1]]
+
+
+def _with_stand_ins(case: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a case, of which some may be those of another operation."""
+    stand_ins = case["stand_ins"]
+    return {name: {**found, "of": stand_ins.get(name)} for name, found in case["results"].items()}
 
 
 def _figure(result: Mapping[str, Any], costs: list[Panel], latencies: list[Panel]) -> Figure:
@@ -130,7 +136,7 @@ def _bars(axes: Any, figures: Mapping[str, Any], names: list[str]) -> None:
         axes.text(
             spread["max"] + longest * 0.02,
             place,
-            _number(spread["median"]),
+            _number(spread["median"]) + (f" (a {of})" if (of := figures[name]["of"]) else ""),
             va="center",
             fontsize=8,
         )

@@ -8,9 +8,12 @@ from typing import Any, Final
 from benchmarks.cases import CASES, TARGETS, Case, Target
 from benchmarks.inprocess import describe, table, target, target_table
 from benchmarks.measure import PERCENTILES
-from benchmarks.peers import OURS, SUBJECTS
+from benchmarks.peers import BEFORE, OURS, SUBJECTS
 
-TITLES: Final = {subject.name: subject.title for subject in SUBJECTS}
+TITLES: Final = {
+    **{subject.name: subject.title for subject in SUBJECTS},
+    BEFORE: f"cacheserver, {BEFORE}",
+}
 _BUSY: Final = 0.9
 """Share of a CPU above which the generator may be what limits the rate."""
 
@@ -65,7 +68,9 @@ def _print_cost(case: Mapping[str, Any]) -> None:
     rows = []
     for name, result in case["results"].items():
         busy = " *" if result["generator_share"]["median"] > _BUSY else ""
-        row = [TITLES[name], spread_in_words(result["cpu_us"], 1)]
+        stand_in = case["stand_ins"].get(name)
+        title = f"{TITLES[name]}: a plain {stand_in}" if stand_in else TITLES[name]
+        row = [title, spread_in_words(result["cpu_us"], 1)]
         row.append(spread_in_words(result["rate"], 0) + busy)
         for subject in ours:
             found = case["ratios"][subject].get(name)
@@ -73,6 +78,11 @@ def _print_cost(case: Mapping[str, Any]) -> None:
         rows.append(row)
     if rows:
         print(table(head, rows))
+    for name, plain in case["plain"].items():
+        print(
+            f"{TITLES[name]}, in turns with this: {_plain_in_words(case)}: "
+            f"{spread_in_words(plain['cpu_us'], 1)} us; this takes {plain['over']:.2f} of it"
+        )
     if any(row[2].endswith("*") for row in rows):
         print(f"* The generator took over {_BUSY:.0%} of a CPU, and may be what limits this rate.")
 
@@ -144,12 +154,18 @@ def judge_targets(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
         )
         for wanted in TARGETS
         if wanted.case in cases
-        for ours in OURS
+        for ours in wanted.ours
     ]
+
+
+def _plain_in_words(case: Mapping[str, Any]) -> str:
+    return Case(**{name: case[name] for name in Case.__dataclass_fields__}).plain.description
 
 
 def _target_in_words(wanted: Target) -> str:
     case = next(case for case in CASES if case.name == wanted.case)
+    if wanted.peer is None:
+        return f"CPU, {case.description}, against our own {case.plain.title}"
     if wanted.figure == "cpu_us":
         return f"CPU, {case.description}, against {TITLES[wanted.peer]}"
     return f"{wanted.figure} at half our maximum, {case.description}, against {TITLES[wanted.peer]}"
@@ -157,6 +173,9 @@ def _target_in_words(wanted: Target) -> str:
 
 def _value(wanted: Target, ours: str, case: Mapping[str, Any]) -> float | None:
     """Return the ratio; None where one of the two has no valid figure."""
+    if wanted.peer is None:
+        plain = case["plain"].get(ours)
+        return float(plain["over"]) if plain else None
     if case["is_latency"]:
         case = case["at"].get(f"half of {ours}", {"results": {}})
     figures = case["results"]

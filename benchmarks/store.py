@@ -22,6 +22,7 @@ from benchmarks import inprocess
 from benchmarks.inprocess_load import (
     FLOORS,
     OWN_GET,
+    OWN_PUT,
     SHARED_MIX,
     WORKLOADS,
     Workload,
@@ -138,10 +139,10 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Hold the rows against what the project wants of itself."""
     found = {(row["workload"], row["subject"], row["threads"]): row for row in rows}
 
-    def scale(ours: Subject) -> dict[str, Any]:
-        row = found.get((OWN_GET.name, ours.name, 2), {})
+    def scale(ours: Subject, workload: Workload) -> dict[str, Any]:
+        row = found.get((workload.name, ours.name, 2), {})
         return inprocess.target(
-            f"{ours.name}: {OWN_GET.name}, scale to 2 threads, over the ceiling's",
+            f"{ours.name}: {workload.name}, scale to 2 threads, over the ceiling's",
             row.get("scale_of_ceiling"),
             0.9,
             1.0,
@@ -160,7 +161,11 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         judged
         for ours in (STRIPED, STORE)
-        for judged in (scale(ours), over(ours, DICT_LOCK), over(ours, DICT_WITH))
+        for judged in (
+            *(scale(ours, workload) for workload in (OWN_GET, OWN_PUT)),
+            over(ours, DICT_LOCK),
+            over(ours, DICT_WITH),
+        )
     ]
 
 

@@ -10,7 +10,6 @@ Guarantees: no addition is lost, also of threads that have ended; a scrape stops
 from __future__ import annotations
 
 import heapq
-import math
 import platform
 import sys
 import threading

@@ -1,8 +1,8 @@
 """Numbers that one thread counts for each request it answers, and any other may read meanwhile.
 
-Guarantees: no addition is lost, and no number is read half written. Only the thread that owns `RequestCounts`
-adds to it, by loads and stores of whole 64-bit numbers (store/atomic.h); others load them. What is read of
-two numbers need not be of one instant.
+Guarantees: no addition is lost, and no number is read half written. Only the thread that owns
+`RequestCounts` adds to it, by loads and stores of whole 64-bit numbers (store/atomic.h); others
+load them. What is read of two numbers need not be of one instant.
 """
 
 
@@ -21,7 +21,7 @@ NUMBER_OF_BUCKETS = BUCKETS
 
 
 cpdef int index_of(str method):
-    """Return the number that `RequestCounts` knows a method by: that of OTHER for one not in METHODS."""
+    """Return the number that a method is counted under; all that are not in METHODS share one."""
     return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
@@ -59,12 +59,14 @@ cdef class RequestCounts:
 
     def by_label(self):
         """Return how many requests there were by (method, status), where there was any."""
-        return {
-            ((*METHODS, OTHER)[method], FIRST_STATUS + status): number_get(&self.requests[method][status])
-            for method in range(METHODS_KNOWN)
-            for status in range(STATUSES)
-            if number_get(&self.requests[method][status])
-        }
+        cdef int64_t number
+        found = {}
+        for method, name in enumerate((*METHODS, OTHER)):
+            for status in range(STATUSES):
+                number = number_get(&self.requests[<int>method][<int>status])
+                if number:
+                    found[name, FIRST_STATUS + status] = number
+        return found
 
     def by_bucket(self):
         """Return how many requests there were in each bucket."""

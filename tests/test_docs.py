@@ -20,8 +20,8 @@ from cacheserver.http.routes import ROUTES
 from cacheserver.metrics import Metrics, make_registry, render
 from cacheserver.settings import SETTINGS, Settings
 from cacheserver.slowlog import SLOW_THRESHOLD
-from cacheserver.store import readers
 from cacheserver.store.store import Store
+from cacheserver.store.way import MAX_STRIPES
 from tests.conftest import Maker
 from tests.support.contention import made_to_wait
 from tests.support.http_client import AppClient
@@ -84,7 +84,7 @@ def test_links_in_the_docs_lead_somewhere() -> None:
 
 def test_settings_and_the_library_have_the_same_defaults() -> None:
     """A Store made by hand is as large as the server's, with as many stripes, and slow is as slow."""
-    assert settings_module.MAX_STRIPES == readers.MAX_STRIPES
+    assert settings_module.MAX_STRIPES == MAX_STRIPES
     settings, store = Settings(), Store()
     assert settings.slow_threshold == SLOW_THRESHOLD
     assert (settings.max_memory, settings.max_value_size, settings.max_namespaces) == (

@@ -29,7 +29,6 @@ from cacheserver.metrics import (
     Exposition,
     Metrics,
     Recorder,
-    Totals,
     make_registry,
     render,
 )
@@ -38,7 +37,7 @@ from cacheserver.store.outcomes import Condition, Conflict, Missing, Written
 from cacheserver.store.store import REPORTED
 from tests.insight.waiting import wait_for_a_write
 from tests.support.inside import dicts_of, keys_of_stripe
-from tests.support.threads import Running, eventually, run_threads, start
+from tests.support.threads import eventually, run_threads, start
 
 
 def in_thread(function: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import build_backend
 from scripts.build_backend import find_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +111,30 @@ assert sys._is_gil_enabled() == before
     run(tmp_path, "-I", "-W", "error", "-c", script)
 
 
+# A compiler
+
+
+def test_a_compiler_is_asked_for_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With nothing on the PATH a build needs ziglang, with any usual compiler it doesn't."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "gone")
+    monkeypatch.setattr(sysconfig, "get_config_var", {"CC": "gone, too -pthread"}.get)
+
+    def asked_for() -> list[str]:
+        return build_backend._requirements(lambda _settings: ["cython"], None)
+
+    assert find_compiler() is None
+    assert [name.partition(">")[0] for name in asked_for()] == ["cython", "ziglang"]
+    clang = tmp_path / "clang"
+    clang.touch(mode=0o755)
+    assert find_compiler() == "clang"
+    assert asked_for() == ["cython"]
+    monkeypatch.setenv("CC", f"{clang} -m64")
+    assert find_compiler() == f"{clang} -m64"
+
+
 # A checkout
 
 
@@ -118,7 +143,7 @@ NUMBER = "cdef extern from 'number.h':\n    int NUMBER\n\ndef number():\n    ret
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout of a package with one compiled module, which includes a header."""
+    """A checkout of a package with two compiled modules, one of which includes a header."""
     shutil.copy(ROOT / "setup.py", tmp_path)
     package = tmp_path / "cacheserver" / "store"
     package.mkdir(parents=True)
@@ -130,6 +155,7 @@ def checkout(tmp_path: Path) -> Path:
         (path / "__init__.py").touch()
     (package / "number.pyx").write_text(NUMBER)
     (package / "number.h").write_text("#define NUMBER 1\n")
+    (package / "other.pyx").touch()  # what is translated alone needs no process of its own
     return tmp_path
 
 
@@ -159,8 +185,9 @@ def test_checkout_compiles_what_has_changed(checkout: Path) -> None:
     header = checkout / "cacheserver" / "store" / "number.h"
     header.write_text("#define NUMBER 2\n")
     touch_later(header)
-    compile_in(checkout)
+    changed = compile_in(checkout)
     assert number_in(checkout) == "2"
+    assert "building 'cacheserver.store.other'" not in changed
 
 
 def test_checkout_keeps_nothing_of_a_source_that_is_gone(checkout: Path) -> None:
@@ -170,7 +197,8 @@ def test_checkout_keeps_nothing_of_a_source_that_is_gone(checkout: Path) -> None
     (package / "number.pyx").unlink()
     (package / "number.py").write_text("def number():\n    return 3\n")
     compile_in(checkout)
-    assert not list(package.glob("*.so"))
+    assert not list(package.glob("number.*.so"))
+    assert list(package.glob("other.*.so"))
     assert number_in(checkout) == "3"
 
 

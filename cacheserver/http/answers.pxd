@@ -16,6 +16,10 @@ cdef class Answers:
     cdef Py_ssize_t _size
     cdef list _pieces
     cdef bytes _start
+    cdef bytes _ok
+    cdef bytes _created
+    cdef bytes _no_content
+    cdef bytes _not_modified
     cdef list _common_types
     cdef Document _missing
     cdef Document _conflict

@@ -21,10 +21,10 @@ from cacheserver.store.outcomes import Missing
 cdef enum:
     COPIED_UP_TO = 4096  # bytes of a value from which on it is handed to the transport as it is
 
-cdef bytes _OK = STATUS_LINE[200]
-cdef bytes _CREATED = STATUS_LINE[201]
-cdef bytes _NO_CONTENT = STATUS_LINE[204]
-cdef bytes _NOT_MODIFIED = STATUS_LINE[304]
+
+def _own(text):
+    """Return a copy: threads that refer to the same object would meet in its count of references."""
+    return bytes(bytearray(text))
 
 
 def _lines(headers):
@@ -32,7 +32,7 @@ def _lines(headers):
 
 
 def _cut(text, *marks):
-    """Return what stands around the marks, which must stand there in this order, and nowhere else."""
+    """Return what stands around the marks, which stand there in this order and nowhere else."""
     pieces = []
     if any(text.count(mark) != marks.count(mark) for mark in marks):
         raise ValueError(f"{marks!r} must stand in {text!r}")
@@ -48,7 +48,7 @@ cdef class Document:
     def __init__(self, answer, in_head, in_body):
         *headers, (name, _) = answer.raw_headers
         assert name == b"content-length"
-        self.status_line = STATUS_LINE[answer.status_code]
+        self.status_line = _own(STATUS_LINE[answer.status_code])
         self.head = _cut(_lines(headers) + b"content-length: ", *in_head)
         self.body = _cut(answer.body, *in_body)
         self.size = sum([len(piece) for piece in self.body])
@@ -83,7 +83,8 @@ cdef int _length(int64_t number) noexcept:
 
 cdef bint _is_plain(str text):
     """Tell whether `repr` shows it between ' as it is, and JSON that without an escape."""
-    return text.isascii() and not ("'" in text or '"' in text or "\\" in text) and text.isprintable()
+    quotes = "'" in text or '"' in text or "\\" in text
+    return text.isascii() and text.isprintable() and not quotes
 
 
 @cython.final
@@ -97,6 +98,8 @@ cdef class Answers:
         self._start = b""
 
     def __init__(self):
+        self._ok, self._created = _own(STATUS_LINE[200]), _own(STATUS_LINE[201])
+        self._no_content, self._not_modified = _own(STATUS_LINE[204]), _own(STATUS_LINE[304])
         self._common_types = [_value_lines(text) for text in COMMON_CONTENT_TYPES]
         version = 9007199254740881  # stands nowhere else
         mark = b"%d" % version
@@ -174,11 +177,12 @@ cdef class Answers:
         int code,
         double seconds_left,
     ) except -1:
-        """Give a value of a common content type. `whole` is that value as bytes, if it is there as such.
+        """Give a value of a common content type.
 
-        `seconds_left` is below 0 for a value that stays.
+        `whole` is that value as bytes, if it is there as such. `seconds_left` is below 0 for one
+        that stays.
         """
-        self.begin(_OK)
+        self.begin(self._ok)
         self._tag(version)
         self._caching(seconds_left)
         self.put_bytes(<bytes>self._common_types[code])
@@ -198,25 +202,25 @@ cdef class Answers:
 
     cdef int put_unchanged(self, uint64_t version, double seconds_left) except -1:
         """Tell that the value is still of this version."""
-        self.begin(_NOT_MODIFIED)
+        self.begin(self._not_modified)
         self._tag(version)
         self._caching(seconds_left)
         return self._text(b"\r\n")
 
     cdef int put_written(self, bint created, uint64_t version) except -1:
         """Tell the new version."""
-        self.begin(_CREATED if created else _NO_CONTENT)
+        self.begin(self._created if created else self._no_content)
         self._tag(version)
         return self._text(b"content-length: 0\r\n\r\n" if created else b"\r\n")
 
     cdef int put_deleted(self) except -1:
         """Tell that the key is gone."""
-        self.begin(_NO_CONTENT)
+        self.begin(self._no_content)
         return self._text(b"\r\n")
 
     cdef int put_changed(self, const char* what, int64_t number, uint64_t version) except -1:
         """Tell what a number, or a length, is now."""
-        self.begin(_OK)
+        self.begin(self._ok)
         self._text(b"content-type: application/json\r\n")
         self._tag(version)
         self._text(b"content-length: ")

@@ -10,6 +10,8 @@ from cacheserver.store.store import Store
 LARGE: Final[int]
 OPERATIONS: Final[tuple[str, ...]]
 
+class Wish: ...
+
 class Connection:
     transport: asyncio.Transport
     send: Callable[[bytes], object] | None

@@ -1,18 +1,20 @@
 """The way in: requests for one key, from the bytes that came to the bytes that go, compiled.
 
-It answers what `read_head` understands and what is valid; all else it leaves to the connection's parser
-and the ASGI app, on the same connection. Its answers are those of the app, byte for byte: what is asked
-most is written by `Answers`, the rest is asked of `cacheserver.operations` and answered by
-`cacheserver.http.kv`, as the app does.
+It answers what `read_head` understands and what is valid; all else it leaves to the connection's
+parser and the ASGI app, on the same connection. Its answers are those of the app, byte for byte:
+what is asked most is written by `Answers`, the rest is asked of `cacheserver.operations` and
+answered by `cacheserver.http.kv`, as the app does.
 
-One `FastPath` for each event loop, made and used in that loop's thread alone, with the connections of
-that loop: they rely on no atomicity, and on no GIL. What other threads change, namespaces and records,
-is the store's, which says so itself; a record is owned here while its fields are read.
+One `FastPath` for each event loop, made and used in that loop's thread alone, with the connections
+of that loop: they rely on no atomicity, and on no GIL. What other threads change, namespaces and
+records, is the store's, which says so itself; a record is owned here while its fields are read.
 """
 
 import logging
+import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -36,9 +38,9 @@ from cacheserver.http.head cimport (
     read_head,
 )
 from cacheserver.recording cimport RequestCounts, index_of
-from cacheserver.store.atomic cimport clock_ns
+from cacheserver.store.atomic cimport clock_ns, tuple_of
 from cacheserver.store.latch cimport WaitCount
-from cacheserver.store.record cimport Fields, content_type_of, entry_of, read_fields
+from cacheserver.store.record cimport Fields, content_type_of, entry_of, put_item, read_fields
 from cacheserver.store.view cimport NamespaceView
 from cacheserver.store.way cimport Done
 
@@ -60,8 +62,8 @@ cdef enum:
     LARGE_VALUE = 65536
 
 LARGE = LARGE_VALUE
-"""Bytes of a value behind which no other is prepared before the client has taken some: what waits in
-answers is kept in memory, also when it is written anew meanwhile."""
+"""Bytes of a value behind which no other is prepared before the client has taken some: what waits
+in answers is kept in memory, also when it is written anew meanwhile."""
 
 OPERATIONS = ("get", "put", "delete", "incr", "append", "touch")
 """What is answered here, in the order of `Operation`."""
@@ -77,8 +79,20 @@ for _each in range(6):
     _NUMBERS[_each] = index_of(_METHODS[_each])
 cdef int _HEAD = index_of("HEAD")
 
-cdef object _new_tuple = tuple.__new__
-cdef frozenset _NOTHING = frozenset()
+# Interned text is immortal where there is no GIL: no reference to it is counted.
+cdef tuple _types = tuple([sys.intern(text) for text in COMMON_CONTENT_TYPES])
+cdef tuple _raw_types = tuple([text.encode() for text in _types])
+cdef enum:
+    COMMON = 7  # content types
+assert len(_types) == COMMON and COMMON_CONTENT_TYPES[0] == DEFAULT_CONTENT_TYPE
+cdef PyObject* _type[COMMON]
+cdef Span[COMMON] _type_text
+for _each in range(COMMON):
+    _type[_each] = <PyObject*>_types[_each]
+    _type_text[_each].at = PyBytes_AS_STRING(<bytes>_raw_types[_each])
+    _type_text[_each].size = len(_raw_types[_each])
+
+cdef object _Condition = Condition
 cdef double _LONGEST = MAX_TTL
 cdef uint64_t _MAX_VERSION = target.MAX_VERSION
 
@@ -111,7 +125,7 @@ cdef bint _read_version(const char* at, Py_ssize_t size, uint64_t* version) noex
 
 
 cdef bint _read_tag(Span* field, Tag* tag) noexcept:
-    """Read a condition that is not there, or in one of its plain forms; tell whether that was so."""
+    """Read a condition that is not there or has a plain form; tell whether that was so."""
     cdef const char* at = field.at
     cdef Py_ssize_t size = field.size
     tag.kind = ABSENT
@@ -130,7 +144,7 @@ cdef bint _read_tag(Span* field, Tag* tag) noexcept:
 
 
 cdef class Wish:
-    """What a request asks for. One object serves for all requests of a loop, one after the other."""
+    """What a request asks for. One object serves all requests of a loop, in turn."""
 
     cdef str space
     cdef str key
@@ -164,17 +178,18 @@ cdef class Wish:
             query = target.parse_parameters(_bytes(&head.query), _QUERIES[<int>head.operation])
             self.cas, self.ttl = query.cas, query.ttl
             self.by, self.initial = query.by, query.initial
-        self.content_type = DEFAULT_CONTENT_TYPE
+        self.content_type = <str>_type[0]
         if head.content_type.size:
             self._read_content_type(&head.content_type)
         return 0
 
     cdef int _read_content_type(self, Span* given) except -1:
-        for common in COMMON_TYPES:
-            if given.size == PyBytes_GET_SIZE(<bytes>common[0]) and memcmp(
-                given.at, PyBytes_AS_STRING(<bytes>common[0]), given.size
-            ) == 0:
-                self.content_type = <str>common[1]
+        for code in range(COMMON):
+            if (
+                given.size == _type_text[code].size
+                and memcmp(given.at, _type_text[code].at, given.size) == 0
+            ):
+                self.content_type = <str>_type[code]
                 return 0
         self.content_type = bodies.parse_content_type(_bytes(given))
         return 0
@@ -199,9 +214,9 @@ cdef class Wish:
     cdef object condition_wanted(self):
         """Return what `If-Match` asks for, as a `Condition`."""
         if self.wanted.kind == VERSION:
-            return _condition(frozenset((self.wanted.version,)), _NOTHING, False, False)
+            return _condition(frozenset((self.wanted.version,)), None, False, False)
         if self.wanted.kind == ANY:
-            return _condition(None, _NOTHING, True, False)
+            return _condition(None, None, True, False)
         return self.special_wanted if self.wanted.kind == SPECIAL else None
 
     cdef object condition_news(self):
@@ -209,7 +224,7 @@ cdef class Wish:
         if self.news.kind == VERSION:
             return _condition(None, frozenset((self.news.version,)), False, False)
         if self.news.kind == ANY:
-            return _condition(None, _NOTHING, False, True)
+            return _condition(None, None, False, True)
         return self.special_news if self.news.kind == SPECIAL else None
 
     cdef object condition(self):
@@ -219,20 +234,23 @@ cdef class Wish:
         expected = None
         if self.cas is not None:
             expected = (
-                _condition(frozenset((self.cas,)), _NOTHING, False, False)
+                _condition(frozenset((self.cas,)), None, False, False)
                 if self.cas
-                else _condition(None, _NOTHING, False, True)
+                else _condition(None, None, False, True)
             )
             if self.wanted.kind == ABSENT and self.news.kind == ABSENT:
                 return expected
         return conditions.all_of(self.condition_wanted(), self.condition_news(), expected)
 
 
-cdef tuple COMMON_TYPES = tuple([(text.encode(), text) for text in COMMON_CONTENT_TYPES])
-
-
-cdef inline object _condition(object match, frozenset none_match, bint exists, bint absent):
-    return _new_tuple(Condition, (match, none_match, exists, absent))
+cdef object _condition(object match, object none_match, bint exists, bint absent):
+    """Return a `Condition`; None for `none_match` stands for an empty set."""
+    new = tuple_of(<PyObject*>_Condition, 4)
+    put_item(new, 0, match)
+    put_item(new, 1, frozenset() if none_match is None else none_match)
+    put_item(new, 2, exists)
+    put_item(new, 3, absent)
+    return new
 
 
 cdef bint _holds(Tag* wanted, object special, uint64_t version) except -1:
@@ -295,7 +313,7 @@ cdef extern from *:
 
 
 cdef bint _read_number(Fields* fields, int64_t* number) noexcept:
-    """Read the number that a counter has as its value; tell whether it is one, of at most 18 digits."""
+    """Read a counter's value; tell whether it is a number of at most 18 digits."""
     cdef const char* at = fields.value
     cdef Py_ssize_t size = fields.size
     cdef bint is_negative = size > 0 and at[0] == c"-"
@@ -318,8 +336,8 @@ cdef class Connection:
     """A connection's first half: it hands what comes to its `FastPath` while that is `ready`.
 
     What is left, it hands to `accept`, which the other half has. A request of which only a part has
-    come is kept here, its body in bytes of the size that it will have: a body in tiny pieces takes no
-    more memory than one in a piece.
+    come is kept here, its body in bytes of the size that it will have: a body in tiny pieces takes
+    no more memory than one in a piece.
     """
 
     cdef public object transport
@@ -389,8 +407,8 @@ cdef class Connection:
 cdef class FastPath:
     """What the connections of one loop need to answer plain requests.
 
-    What they wait for is noted in the log that `WAITS` has where this is made. It must be the same where
-    requests are answered.
+    What they wait for is noted in the log that `WAITS` has where this is made. It must be the same
+    where requests are answered.
     """
 
     cdef object _view
@@ -412,7 +430,9 @@ cdef class FastPath:
         self._find = self._view.find
         self._clock = store.clock.monotonic
         self._max_value_size = store.max_value_size
-        self._tokens = None if tokens is None else tuple(tokens)
+        # Copies: threads that refer to the same object would meet in its count of references.
+        if tokens is not None:
+            self._tokens = tuple([bytes(bytearray(token)) for token in tokens])
         self._counts = recorder
         self._slowlog = slowlog
         self._threshold = <int64_t>min(slowlog.threshold * 1e9, 9e18)
@@ -466,8 +486,8 @@ cdef class FastPath:
     ) except? UNUSUAL:
         """Answer requests from `at` on, and send the answers.
 
-        COMPLETE: there may be more. PARTIAL: at `at` is the beginning of one, which has `head.body` only
-        if its head is whole. UNUSUAL: what is at `at` is for others.
+        COMPLETE: there may be more. PARTIAL: at `at` is the beginning of one, which has `head.body`
+        only if its head is whole. UNUSUAL: what is at `at` is for others.
         """
         cdef const char* text = PyBytes_AS_STRING(data)
         cdef Py_ssize_t begin = at[0]
@@ -551,8 +571,8 @@ cdef class FastPath:
     cdef bint _answer_quickly(self, Head* head, bytes body) except -1:
         """Answer what most requests ask for; tell whether that is done.
 
-        Where it is not, nothing was changed. A number that somebody else was quicker to change is read once
-        more by `_ask`, and so counted once more as read than by the app.
+        Where it is not, nothing was changed. A number that somebody else was quicker to change is
+        read once more by `_ask`, and so counted once more as read than by the app.
         """
         cdef Operation operation = head.operation
         cdef NamespaceView view = self._find(self._wish.space)
@@ -654,14 +674,14 @@ cdef class FastPath:
         record = view.find(wish.key)
         if record is None:
             total = operations.summed(None, wish.by, wish.initial)
-            expected = _condition(None, _NOTHING, False, True)
+            expected = _condition(None, None, False, True)
             content_type, ttl = operations.COUNTER_CONTENT_TYPE, None
         else:
             read_fields(record, &fields)
             if not _read_number(&fields, &number) or cs_overflows(number, wish.by, &total):
                 text = PyBytes_FromStringAndSize(fields.value, fields.size)
                 total = operations.summed(text, wish.by, wish.initial)
-            expected = _condition(frozenset((fields.version,)), _NOTHING, False, False)
+            expected = _condition(frozenset((fields.version,)), None, False, False)
             content_type, ttl = content_type_of(record), KEEP
         if view.write(wish.key, b"%d" % total, ttl, content_type, expected, &done) is not None:
             return False  # somebody was quicker
@@ -722,17 +742,18 @@ cdef class FastPath:
     # What is noted
 
     cdef void _count(self, Head* head, int status):
+        cdef int method = _HEAD if head.is_head else _NUMBERS[<int>head.operation]
         if not self._first:
             self._first = status
-        self._counts.count(_HEAD if head.is_head else _NUMBERS[<int>head.operation], status)  # metering
+        self._counts.count(method, status)  # metering
 
     cdef int _note(
         self, const char* text, Py_ssize_t size, int64_t since, int64_t started, int number
     ) except -1:
         """Note that requests, of which the first is at `text`, are answered.
 
-        `since` is when they had come, `started` when the work began. What was waited for is forgotten: it
-        was for them.
+        `since` is when they had come, `started` when the work began. What was waited for is
+        forgotten: it was for them.
         """
         cdef int64_t ended = clock_ns()  # metering
         self._counts.time(ended - since, number)  # metering

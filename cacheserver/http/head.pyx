@@ -1,12 +1,12 @@
 """The head of a request for a key, read in one pass.
 
-`read_head` looks at every byte once and at every header by its name. It takes a part of what HTTP/1.1
-allows, in which nothing has two meanings: whoever else reads the same bytes (RFC 9112, the parser of
-the connection) reads the same request. All else is UNUSUAL, and for others to judge. So is whatever
-may have the app answer otherwise: a header that it looks at and this module does not.
+`read_head` looks at every byte once and at every header by its name. It takes a part of what
+HTTP/1.1 allows, in which nothing has two meanings: whoever else reads the same bytes (RFC 9112, the
+parser of the connection) reads the same request. All else is UNUSUAL, and for others to judge. So
+is whatever may have the app answer otherwise: a header that it looks at and this module does not.
 
-It never reads beyond what was received, and writes to nothing but the `Head` of its caller. CLASSES is
-filled when the module is imported and only read afterwards, so threads may call it side by side.
+It never reads beyond what was received, and writes to nothing but the `Head` of its caller. CLASSES
+is filled when the module is imported and only read afterwards, so threads may call it side by side.
 """
 
 from libc.string cimport memchr, memcmp, memset
@@ -18,7 +18,7 @@ cdef enum:
     MOST_OF_QUERY = 1024
 
 MAX_HEAD = MOST
-"""Bytes of a request's head that are looked at here: longer ones are left to the connection's parser."""
+"""Bytes of a request's head that are looked at here: what is longer is left to the parser."""
 
 cdef enum:
     IN_NAMESPACE = 1
@@ -219,7 +219,7 @@ cdef Result _read_header(const char** at, const char* end, Head* head) noexcept 
 
 
 cdef Result _take_header(Head* head, Field field, Span* value) noexcept nogil:
-    """Note what a header says. What stands there twice is for others, but for a trace, which is none then."""
+    """Note what a header says. What is given twice is for others; a trace given twice is none."""
     cdef Py_ssize_t sent = value.size
     if field == OTHER:
         return COMPLETE

@@ -23,7 +23,6 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote

@@ -1,13 +1,14 @@
-"""Limits on memory and on the number of entries, shared by many stripes that don't meet at one counter.
+"""Limits on memory and on entries, shared by many stripes that don't meet at one counter.
 
 Guarantees:
 - What is taken and not given back never exceeds the limit, unless the limit itself was lowered.
-- A thorough taking fails only if the limit would be passed: what other shards keep is collected first.
+- A thorough taking fails only if the limit would be passed: what other shards keep is collected
+  first.
 
 A write touches one of SHARDS, each with a lock of its own, and that has a piece of the limit to
-hand out. Only when the piece is used up, or too much has come back, does it go to the pool. A writer
-that can make room by itself doesn't ask thoroughly: at the limit, where a cache spends its life, it
-takes what it just gave back, and nobody waits for it.
+hand out. Only when the piece is used up, or too much has come back, does it go to the pool. A
+writer that can make room by itself doesn't ask thoroughly: at the limit, where a cache spends its
+life, it takes what it just gave back, and nobody waits for it.
 """
 
 from typing import Literal
@@ -88,7 +89,8 @@ cdef class Budget:
             return True
         free += amount
         (<Shard>at).give_back()
-        # What another thread is about to give to the pool doesn't matter to one that isn't thorough.
+        # What another thread is about to give to the pool doesn't matter to one that isn't
+        # thorough.
         pool = number_get(&self._in_pool)
         if amount > 0 and not thorough and pool + free < amount:
             return False

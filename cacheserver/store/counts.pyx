@@ -1,7 +1,7 @@
 """Counts: a few numbers that one thread adds to while others read them.
 
-Guarantees: a number is read whole, as it was at one instant. Only one thread may write a number, or whoever
-holds the lock that guards it: nothing here makes an addition atomic.
+Guarantees: a number is read whole, as it was at one instant. Only one thread may write a number, or
+whoever holds the lock that guards it: nothing here makes an addition atomic.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free

@@ -1,11 +1,12 @@
 """When which entries of a stripe are due, so that nobody has to look at all of them.
 
-Entries are noted in buckets of time, by their slot. A bucket is as wide as a 64th of the time to live,
-an eighth of a second at least and 64 seconds at most, and falls due at its end. Nothing is ever
-taken out of a bucket before that: a slot whose entry went, or got a later deadline, is passed over
-or noted anew when its bucket falls due. So an entry that is written again and again, as a session is,
-costs a look at one number. Where deadlines go up and down, notes are left behind in later buckets; they are
-cleaned up, a bucket a time, when there are a few times as many notes as slots.
+Entries are noted in buckets of time, by their slot. A bucket is as wide as a 64th of the time to
+live, an eighth of a second at least and 64 seconds at most, and falls due at its end. Nothing is
+ever taken out of a bucket before that: a slot whose entry went, or got a later deadline, is passed
+over or noted anew when its bucket falls due. So an entry that is written again and again, as a
+session is, costs a look at one number. Where deadlines go up and down, notes are left behind in
+later buckets; they are cleaned up, a bucket a time, when there are a few times as many notes as
+slots.
 
 Nothing here decides whether an entry is gone: its own deadline does. Every method needs the
 stripe's lock held.
@@ -37,9 +38,8 @@ cdef int64_t NEVER = 1 << 62
 
 
 @cython.final
-@cython.boundscheck(True)
 cdef class Deadlines:
-    """The deadlines of one stripe's entries. `deadline_of(slot)` tells a slot's, 0 where it has none."""
+    """The deadlines of one stripe's entries. `deadline_of(slot)` tells a slot's, 0: it has none."""
 
     def __init__(self, deadline_of):
         self._deadline_of = deadline_of
@@ -82,8 +82,8 @@ cdef class Deadlines:
     def due(self, double now, limit):
         """Take out and return the slots of entries that are gone, after at most `limit` looks.
 
-        An empty list means that nothing is due, or that nothing was found in so many looks: `has_due`
-        tells. No slot is named twice.
+        An empty list means that nothing is due, or that nothing was found in so many looks:
+        `has_due` tells. No slot is named twice.
         """
         found = {}
         units = now * UNITS
@@ -114,8 +114,8 @@ cdef class Deadlines:
     def soonest(self):
         """Return the slot of an entry that is gone as soon as any other, 0 where all stay.
 
-        As soon, that is, but for a bucket's width. 0 also where none was found in a thousand looks, since
-        all of them have later deadlines by now: those are noted anew.
+        As soon, that is, but for a bucket's width. 0 also where none was found in a thousand looks,
+        since all of them have later deadlines by now: those are noted anew.
         """
         looks = 0
         while self._ends and looks < MOST_LOOKS:

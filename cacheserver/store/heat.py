@@ -1,8 +1,6 @@
 """Hot keys: which keys are read, written, refused and waited for most, in bounded memory.
 
 Guarantees:
-- `SpaceSaving` keeps `capacity` items, whatever comes. For each of them count - overcount <= true
-  sum <= count, and whatever isn't kept has a true sum of `floor` at most; also after merging.
 - Reads (hits and misses) and writes are sampled, one in SAMPLE, after gaps that are random, so that a
   load that repeats itself is sampled like any other. Conflicts and waits are noted one and all.
 - What is older than two periods of WINDOW seconds is not shown, whoever noted it, nor is it kept but by a
@@ -12,16 +10,12 @@ Guarantees:
 
 Assumes of the interpreter: that reading or replacing an attribute, an item of a list or of a dict, and
 `dict.copy()` are atomic.
-
-The sketch is that of A. Metwally, D. Agrawal, A. El Abbadi: Efficient Computation of Frequent and Top-k
-Elements in Data Streams (ICDT 2005); merging as in P. K. Agarwal et al.: Mergeable Summaries (PODS 2012).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import heapify, heapreplace
 from math import sqrt
 from random import Random
 from typing import Final, Literal, override
@@ -29,6 +23,7 @@ from typing import Final, Literal, override
 from cacheserver.clock import Clock
 from cacheserver.store.counters import PerThread
 from cacheserver.store.counts import Counts
+from cacheserver.store.spacesaving import SpaceSaving
 
 WINDOW: Final = 30.0
 """Seconds of a period. What is shown is that of the period before and of the one that goes on."""
@@ -92,84 +87,6 @@ class HotKeys:
     """The hottest first. `waits` are nanoseconds that writers and readers waited on their way to the key."""
     totals: dict[Kind, int]
     """Of all keys together: times, or nanoseconds; estimates where it is a sample."""
-
-
-class SpaceSaving[T: Hashable]:
-    """The heaviest of many items, in room for `capacity` of them. One thread adds; any may read."""
-
-    __slots__ = ("_heap", "_kept", "_pushed", "capacity", "floor", "total")
-
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"a sketch keeps one item at least, not {capacity}")
-        self.capacity = capacity
-        self.total = 0
-        """The sum of all weights, of what is no more kept, too."""
-        self.floor = 0
-        """What is not kept had at most so much."""
-        self._kept: dict[T, list[int]] = {}  # count, which rises, and overcount
-        # Each item that is kept, once, with a count that it had: made when the first has to go.
-        self._heap: list[tuple[int, int, T, list[int]]] = []
-        self._pushed = 0  # of two with the same count the one that was put in first is at the top
-
-    def add(self, item: T, weight: int = 1) -> None:
-        """Add `weight`, 1 or more, to an item's sum."""
-        kept = self._kept
-        self.total += weight  # first, so that nobody sees an item with more than all have
-        if item in kept:
-            kept[item][0] += weight
-        elif len(kept) < self.capacity:
-            kept[item] = [self.floor + weight, self.floor]
-        else:
-            count, least = self._least()
-            # Put in before the other goes, so that nobody ever sees neither of them.
-            kept[item] = sums = [count + weight, count]
-            self.floor = count
-            del kept[least]
-            self._pushed = pushed = self._pushed + 1
-            heapreplace(self._heap, (count + weight, pushed, item, sums))
-
-    def counts(self) -> list[tuple[T, int, int]]:
-        """Return items with count and overcount, the heaviest first."""
-        return sorted(self._copy(), key=lambda each: -each[1])
-
-    def _copy(self) -> list[tuple[T, int, int]]:
-        return [(item, count, over) for item, (count, over) in self._kept.copy().items()]
-
-    @staticmethod
-    def merged(sketches: Iterable[SpaceSaving[T]], capacity: int) -> SpaceSaving[T]:
-        """Return a sketch of all that these have seen, which they may go on to see."""
-        # First what is kept, then the bound of what is not, and the sum: those only rise.
-        parts = [(sketch._copy(), sketch.floor, sketch.total) for sketch in sketches]
-        floors = sum(floor for _, floor, _ in parts)
-        sums: dict[T, list[int]] = {}
-        for kept, floor, _ in parts:
-            for item, count, overcount in kept:
-                if item not in sums:
-                    sums[item] = [floors, floors]
-                sums[item][0] += count - floor
-                sums[item][1] += overcount - floor
-        merged = SpaceSaving[T](capacity)
-        heaviest = sorted(sums.items(), key=lambda each: -each[1][0])
-        merged._kept = dict(heaviest[:capacity])
-        merged.floor = max([floors, *(count for _, (count, _) in heaviest[capacity:][:1])])
-        merged.total = sum(total for _, _, total in parts)
-        return merged
-
-    def _least(self) -> tuple[int, T]:
-        """Return the item with the lowest count. It is at the top of the heap then."""
-        heap = self._heap
-        if not heap:
-            for number, (item, sums) in enumerate(self._kept.items()):
-                heap.append((sums[0], number, item, sums))
-            heapify(heap)
-            self._pushed = len(heap)
-        while True:
-            count, _, item, sums = heap[0]
-            if count == sums[0]:
-                return count, item
-            self._pushed = pushed = self._pushed + 1
-            heapreplace(heap, (sums[0], pushed, item, sums))  # it has got more since
 
 
 class _Period:

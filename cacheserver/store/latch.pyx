@@ -1,11 +1,12 @@
 """Latch: the lock of a stripe, as far as every write passes it.
 
-Guarantees: it excludes, and it counts every acquisition; who finds it taken or closed waits in `_wait`, which
-`locks.Slot` has and which measures that. Where nobody waits, taking it is one exchange on a byte.
+Guarantees: it excludes, and it counts every acquisition; who finds it taken or closed waits in
+`_wait`, which `locks.Slot` has and which measures that. Where nobody waits, taking it is one
+exchange on a byte.
 
 The mutex is CPython's, which lets other threads run while one waits for it. Holding it costs nobody
-else anything; none of this relies on the GIL. Numbers are written by who holds the latch and may be read by
-anybody at any time.
+else anything; none of this relies on the GIL. Numbers are written by who holds the latch and may be
+read by anybody at any time.
 """
 
 from libc.stdint cimport int64_t
@@ -20,7 +21,6 @@ from cacheserver.store.atomic cimport (
     mutex_unlock,
     number_add,
     number_get,
-    number_set,
 )
 
 SAMPLE_EVERY = 64
@@ -34,15 +34,16 @@ cdef class Mutex:
 
     @property
     def lock(self):
-        """What excludes: with `acquire(blocking)`, `release()` and `locked()`, as `threading.Lock` has them.
+        """What excludes: `acquire(blocking)`, `release()` and `locked()` as `threading.Lock` has them.
 
-        A test may put a lock of its own here, which sees everything that happens, while nobody uses this.
+        A test may put a lock of its own here, which sees everything that happens, while nobody uses
+        this.
         """
-        return Bare(self) if self.watched is None else self.watched
+        return _Bare(self) if self.watched is None else self.watched
 
     @lock.setter
     def lock(self, lock):
-        self.watched = None if type(lock) is Bare and (<Bare>lock).of is self else lock
+        self.watched = None if type(lock) is _Bare and (<_Bare>lock).of is self else lock
 
     def locked(self):
         """Tell whether anybody holds it right now."""
@@ -70,7 +71,7 @@ cdef class Mutex:
         return 0
 
 
-cdef class Bare:
+cdef class _Bare:
     """The mutex itself, as a lock."""
 
     cdef Mutex of
@@ -99,7 +100,8 @@ cdef class Bare:
 cdef class Latch(Mutex):
     """A reader's place in a big reader lock, as far as it has no need to wait.
 
-    `gate` is the writers' half; `waits`, `queued` and `holds` take lengths of time, by `add(nanoseconds)`.
+    `gate` is the writers' half; `waits`, `queued` and `holds` take lengths of time, by
+    `add(nanoseconds)`.
     """
 
     def __cinit__(self, *_arguments, **_more):
@@ -124,7 +126,7 @@ cdef class Latch(Mutex):
     @cause.setter
     def cause(self, cause):
         mutex_lock(&self.observers)
-        old, self._cause = self._cause, cause
+        _old, self._cause = self._cause, cause
         mutex_unlock(&self.observers)
 
     @property
@@ -142,9 +144,9 @@ cdef class Latch(Mutex):
         return number_get(&self.taken)
 
     def last_wait(self):
-        """Return the nanoseconds of the latest wait for who had the same latch, and the `perf_counter_ns` at its end.
+        """Return the nanoseconds of the latest wait for who had the same latch, and when it ended.
 
-        Zeros where there was none.
+        The latter by `perf_counter_ns`. Zeros where there was none.
         """
         mutex_lock(&self.observers)
         last = self.last_waited, self.last_wait_end
@@ -212,8 +214,11 @@ cdef class Latch(Mutex):
         return self.give_back()
 
     cdef void count(self) noexcept:
+        # metering: begin
         if not number_add(&self.taken, 1) & SAMPLE_MASK:
             self.held_since = clock_ns()
+        # metering: instead: pass
+        # metering: end
 
 
 cdef class WaitCount:

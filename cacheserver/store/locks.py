@@ -245,9 +245,7 @@ class TimedLock:
         # An acquisition is counted before its wait, so waits are read first.
         waits = _Durations.total(lock._waits for lock in locks)
         acquisitions = sum(lock._acquisitions for lock in locks)
-        return LockStatistics(
-            acquisitions, waits, _Durations.total(lock._holds for lock in locks)
-        )
+        return LockStatistics(acquisitions, waits, _Durations.total(lock._holds for lock in locks))
 
     def _acquire_slowly(self, timeout: float = -1) -> int:
         """Return the nanoseconds that it took, 1 at least, or 0 where the time was over before."""
@@ -678,7 +676,9 @@ class _ThreadSlot(Slot):
 
     def __init__(self, gate: WriteGate) -> None:
         self.inside = False  # its thread's own
-        super().__init__(gate)
+        # Foreign code runs while this is held, and a signal may interrupt who waits for it.
+        self.lock = threading.Lock()
+        super().__init__(gate)  # from here on writers know it
 
     def __enter__(self) -> bool:
         if self.inside:

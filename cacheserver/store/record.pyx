@@ -1,11 +1,12 @@
 """How a record is laid out, read and written, and what it costs. Its one home.
 
-A record is an entry, a tuple (value, version, deadline, content type, slot), or the same packed into one
-bytes object: slot (4 bytes), code (1), version (8), then 8 bytes of the deadline where the code says that there
-is one, then the value. Numbers are little-endian, a deadline is a double. Code is the index of the content
-type in COMMON_CONTENT_TYPES, plus MORTAL where there is a deadline.
+A record is an entry, a tuple (value, version, deadline, content type, slot), or the same packed
+into one bytes object: slot (4 bytes), code (1), version (8), then 8 bytes of the deadline where the
+code says that there is one, then the value. Numbers are little-endian, a deadline is a double. Code
+is the index of the content type in COMMON_CONTENT_TYPES, plus MORTAL where there is a deadline.
 
-Packed are values of bytes, up to PACKED_UP_TO of them, of a common content type. No record ever changes.
+Packed are values of bytes, up to PACKED_UP_TO of them, of a common content type. No record ever
+changes.
 """
 
 import sys
@@ -38,7 +39,8 @@ cdef enum:
 
 assert (COMMON, LARGEST_PACKED) == (len(COMMON_CONTENT_TYPES), PACKED_UP_TO)
 
-# Interned text is immortal where there is no GIL: no reference to it is counted, so that threads don't meet there.
+# Interned text is immortal where there is no GIL: no reference to it is counted, so that threads
+# don't meet there.
 cdef tuple _types = tuple(map(sys.intern, COMMON_CONTENT_TYPES))
 cdef PyObject* _type[COMMON]
 for _at in range(COMMON):
@@ -197,7 +199,8 @@ def with_slot(record, slot):
 
 
 # What things take in memory. The headers of objects and the rounding of the allocator depend on the
-# interpreter: with free threads it is mimalloc, else pymalloc. docs/performance.md holds the sum against the
+# interpreter: with free threads it is mimalloc, else pymalloc. docs/performance.md holds the sum
+# against the
 # growth of resident memory.
 
 cdef bint _free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -233,8 +236,9 @@ cdef int64_t _entry_cost = (
 cdef int64_t _float_cost = _allocated(sys.getsizeof(0.5))
 
 SHARE = 60
-"""Bytes that an entry takes in its stripe's dict, and in the lists of its slot: between 40 and 70, since a
-table that doubles as it grows has between 1.5 and 3 places for an entry. A deadline takes some 15 more, and
+"""Bytes that an entry takes in its stripe's dict and in the lists of its slot: 40 to 70, since a
+table that doubles as it grows has between 1.5 and 3 places for an entry. A deadline takes some 15
+more, and
 the sketch of `lfu` 25, which aren't counted."""
 cdef int64_t _share = SHARE
 
@@ -272,12 +276,12 @@ cdef int64_t growth_of(object key, object old, object new) except? -1:
 def cost(key, record):
     """Return the bytes of memory that this record takes under this key.
 
-    The same for equal keys, however they were made: what is added for an entry is what is taken away for it
-    later.
+    The same for equal keys, however they were made: what is added for an entry is what is taken
+    away for it later.
     """
     return growth_of(key, None, record)
 
 
 def growth(key, old, new):
-    """Return the bytes of memory that it takes more to have `new` in the place of `old`; None is no record."""
+    """Return the bytes of memory that `new` takes more than `old`; None is no record."""
     return growth_of(key, old, new)

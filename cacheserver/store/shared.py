@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from time import perf_counter_ns
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from cacheserver.clock import Clock
 from cacheserver.errors import NamespaceGone
@@ -26,7 +26,7 @@ from cacheserver.store.locks import LockStatistics, Slot, WriteGate
 from cacheserver.store.record import deadline_of, pack, slot_of, unpack, with_slot
 from cacheserver.store.room import Neighbour, Room
 from cacheserver.store.stripe import NO_EVICTIONS, Contents, Growth, Stripe
-from cacheserver.store.way import MAX_STRIPES, stripe_number
+from cacheserver.store.way import MAX_STRIPES, Way, stripe_number
 
 type Bury = Callable[[list[Contents[Any, Any]], bool], None]
 """Has what nobody needs freed; told whether the entries were moved elsewhere."""
@@ -152,20 +152,6 @@ class Snapshot[K, V](Mapping[K, Entry[V]]):
         return sum(1 for _ in self)
 
 
-class View[K, V](Protocol):
-    """What is told to each view when the dicts change. Under the lock of the views."""
-
-    read: Callable[[K], Entry[V] | None]
-    locked_read: Callable[[K], Entry[V] | None]
-    marks: list[bytearray]
-
-    def bind(self, marks: list[bytearray] | None) -> None:
-        """Read from the dicts that there are now, and mark hits in these marks or in new ones."""
-
-    def read_freely(self) -> None:
-        """Read without locks."""
-
-
 class Shared[K, V]:
     """The stripes of one StripedDict. Nothing here is touched to read a key."""
 
@@ -201,7 +187,7 @@ class Shared[K, V]:
         self.room.stripes = self.table.stripes
         # Guards what follows, and what each view reads with:
         self.views_lock = threading.Lock()
-        self.views: list[tuple[weakref.ref[View[K, V]], list[bytearray]]] = []
+        self.views: list[tuple[weakref.ref[Way[K, V]], list[bytearray]]] = []
         self.dead_marks: list[list[bytearray]] = []  # of views that are no more, to be dropped
         self.diverted = 0  # who wants readers to take the locks now
 
@@ -233,7 +219,7 @@ class Shared[K, V]:
 
     # Views
 
-    def attach(self, view: View[K, V]) -> None:
+    def attach(self, view: Way[K, V]) -> None:
         """Tell this view from now on when the dicts change."""
         with self.views_lock:
             view.bind(None)
@@ -273,7 +259,7 @@ class Shared[K, V]:
             view.bind(view.marks if keep_marks else None)
         self.views = [(weakref.ref(view), view.marks) for view in views]
 
-    def _living_views_locked(self) -> list[View[K, V]]:
+    def _living_views_locked(self) -> list[Way[K, V]]:
         living = []
         views, self.views = self.views, []
         for reference, marks in views:

@@ -29,12 +29,12 @@ from cacheserver.store.namespace import (
     Namespace,
     NamespaceConfig,
     NamespaceStatistics,
-    NamespaceView,
 )
 from cacheserver.store.record import cost, pack
 from cacheserver.store.room import Room
 from cacheserver.store.shared import check_stripes
 from cacheserver.store.striped import DEFAULT_STRIPES
+from cacheserver.store.view import NamespaceView
 
 DEFAULT_MAX_MEMORY: Final = 1 << 30
 DEFAULT_MAX_VALUE_SIZE: Final = 8 << 20

@@ -45,9 +45,7 @@ def transact[K, V](
         with _Diverted(shared), _Locked(shared, keys, sampler) as stripes:
             outcome: Outcome[K, V] | Full | None = None
             if stripes is not None:
-                outcome = _transact_locked(
-                    shared, stripes, writes, conditions, tries > 0, garbage
-                )
+                outcome = _transact_locked(shared, stripes, writes, conditions, tries > 0, garbage)
         if outcome is None:
             shared.check_there()
         elif not isinstance(outcome, Full):
@@ -77,8 +75,7 @@ def _transact_locked[K, V](
     if conflicts:
         return Refused(conflicts)
     planned = [
-        _plan(shared, key, stripes[key], wish, found[key], now)
-        for key, wish in writes.items()
+        _plan(shared, key, stripes[key], wish, found[key], now) for key, wish in writes.items()
     ]
     garbage.append(planned)
     if not planned:

@@ -1,4 +1,3 @@
-
 from cacheserver.store.counts import Counts
 from cacheserver.store.entry import Entry, Keep
 from cacheserver.store.heat import Sampler

@@ -128,19 +128,23 @@ cdef class NamespaceView:
         return outcome
 
     cdef int _wrote(self, object key) except -1:
+        # metering: begin
         cdef int64_t writes = number_add(&self._counts.numbers[WRITES], 1)
         if writes >= number_get(&self._due.numbers[WRITES]):
             self._sampler.wrote(key)
+        # metering: end
         return 0
 
     cdef int _refused(self, object key) except -1:
+        # metering: begin
         number_add(&self._counts.numbers[CONFLICTS], 1)
         self._sampler.conflict(key)
+        # metering: end
         return 0
 
 
 def _as_bytes(value):
-    """Return what is kept: a copy of what may still change. TypeError where it is nothing like bytes."""
+    """Return what is kept, a copy of what may still change. TypeError for what isn't like bytes."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it")

@@ -53,7 +53,7 @@ cdef class Way:
     )
     cdef object _write_in(
         self, StripeBase stripe, object key, object value, double ttl, bint keep,
-        object content_type, object condition, bint thorough, Done* done
+        object content_type, object condition, bint thorough, Done* done, list garbage
     )
     cdef object _write_locked(
         self, StripeBase stripe, object key, object value, double ttl, bint keep,

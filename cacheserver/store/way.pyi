@@ -69,4 +69,3 @@ class Way[K, V]:
     def touch(
         self, key: K, ttl: float, *, condition: Condition | None = None
     ) -> Touched | Missing | Conflict[V]: ...
-

@@ -1,15 +1,18 @@
 """The way to a key: what one read, write, delete or touch of one key executes.
 
-Guarantees: those of `StripedDict`, whose other half is Python: `shared.py` where all stripes are meant,
-`room.py` where there is no room, `stripe.py` and `eviction/` where entries go.
+Guarantees: those of `StripedDict`, whose other half is Python: `shared.py` where all stripes are
+meant, `room.py` where there is no room, `stripe.py` and `eviction/` where entries go.
 
 How it is safe without the GIL:
-- A key is read by `PyDict_GetItemRef`, which returns a reference of one's own. A record never changes.
-- A way finds its stripes and dicts in a `Bound`, which never changes but for one flag and is exchanged as a whole.
-  It is the only item of a list, because a list gives and takes items atomically; who works holds a reference to
-  the `Bound`, and that to all that is in it, so that nothing else counts references to what threads share.
-- What a stripe holds is replaced by who has its latch only. So who has it reads it as it is; anybody else reads a
-  property, which takes a second lock for the instant in which it counts a reference.
+- A key is read by `PyDict_GetItemRef`, which returns a reference of one's own. A record never
+  changes.
+- A way finds its stripes and dicts in a `Bound`, which never changes but for one flag and is
+  exchanged as a whole. It is the only item of a list, because a list gives and takes items
+  atomically; who works holds a reference to the `Bound`, and that to all that is in it, so that
+  nothing else counts references to what threads share.
+- What a stripe holds is replaced by who has its latch only. So who has it reads it as it is;
+  anybody else reads a property, which takes a second lock for the instant in which it counts a
+  reference.
 - Numbers are written by who has the latch, and read by anybody whole.
 - What takes memory is freed when the latch is released.
 """
@@ -83,8 +86,8 @@ _types = (Condition, Written, Conflict, Missing)
 cdef Py_ssize_t place(object key, uint64_t mask) except -1:
     """Return the number of a key's stripe, of `mask` + 1.
 
-    From the upper bits of a product, which depend on all bits of the hash. The hash itself won't do: its upper
-    bits are the same for all small integers, and its lower ones serve the dict.
+    From the upper bits of a product, which depend on all bits of the hash. The hash itself won't
+    do: its upper bits are the same for all small integers, and its lower ones serve the dict.
     """
     return (<uint64_t>PyObject_Hash(key) * <uint64_t>0x9E3779B97F4A7C15) >> STRIPE_SHIFT & mask
 
@@ -99,6 +102,13 @@ cdef object written(uint64_t version, bint created):
     made = tuple_of(_written_type, 2)
     put_item(made, 0, version)
     put_item(made, 1, True if created else False)
+    return made
+
+
+cdef object _conflict(object current):
+    """Return a `Conflict` likewise."""
+    made = tuple_of(_conflict_type, 1)
+    put_item(made, 0, current)
     return made
 
 
@@ -163,7 +173,7 @@ cdef class StripeBase(Latch):
 
     @property
     def data(self):
-        """The records by key; None where the stripe is retired: its entries are elsewhere, or gone."""
+        """The records by key; None where the stripe is retired, its entries elsewhere or gone."""
         mutex_lock(&self.observers)
         data = self._data
         mutex_unlock(&self.observers)
@@ -172,7 +182,7 @@ cdef class StripeBase(Latch):
     @data.setter
     def data(self, data):
         mutex_lock(&self.observers)
-        old, self._data = self._data, data
+        _old, self._data = self._data, data
         mutex_unlock(&self.observers)
 
     @property
@@ -186,7 +196,7 @@ cdef class StripeBase(Latch):
     @slots.setter
     def slots(self, slots):
         mutex_lock(&self.observers)
-        old, self._slots = self._slots, slots
+        _old, self._slots = self._slots, slots
         mutex_unlock(&self.observers)
 
     @property
@@ -200,7 +210,7 @@ cdef class StripeBase(Latch):
     @deadlines.setter
     def deadlines(self, deadlines):
         mutex_lock(&self.observers)
-        old, self._deadlines = self._deadlines, deadlines
+        _old, self._deadlines = self._deadlines, deadlines
         mutex_unlock(&self.observers)
 
     @property
@@ -214,7 +224,7 @@ cdef class StripeBase(Latch):
     @policy.setter
     def policy(self, policy):
         mutex_lock(&self.observers)
-        old, self._policy = self._policy, policy
+        _old, self._policy = self._policy, policy
         mutex_unlock(&self.observers)
 
     def draw_on(self, Quota quota):
@@ -250,7 +260,7 @@ cdef class Way:
     # For who exchanges dicts, and holds the lock of the views.
 
     def bind(self, marks):
-        """Read from the dicts that there are now, and mark hits in these marks or, None, in new ones."""
+        """Read from the dicts that there are now, and mark hits in these marks; None: in new ones."""
         cdef Bound bound = Bound.__new__(Bound)
         stripes = self._shared.table.stripes
         bound.stripes = (*stripes,)  # a tuple of this way's own
@@ -296,13 +306,17 @@ cdef class Way:
         cdef Py_ssize_t at
         cdef PyObject* found = NULL
         cdef Fields fields
+        cdef int64_t count
         if not flag_get(&bound.free):
             return self.find_locked(key)
         at = place(key, bound.mask)
         PyDict_GetItemRef(PyTuple_GET_ITEM(<PyObject*>bound.dicts, at), <PyObject*>key, &found)
         if found == NULL:
-            if number_add(&self._counts.numbers[MISSES], 1) >= number_get(&self._due.numbers[MISSES]):
+            # metering: begin
+            count = number_add(&self._counts.numbers[MISSES], 1)
+            if count >= number_get(&self._due.numbers[MISSES]):
                 self._sampler.read(key, MISSES)
+            # metering: end
             return None
         record = <object>found
         Py_DECREF(found)
@@ -312,8 +326,11 @@ cdef class Way:
             return self.find_locked(key)
         if bound.marking:
             self._mark(bound, at, fields.slot)
-        if number_add(&self._counts.numbers[HITS], 1) >= number_get(&self._due.numbers[HITS]):
+        # metering: begin
+        count = number_add(&self._counts.numbers[HITS], 1)
+        if count >= number_get(&self._due.numbers[HITS]):
             self._sampler.read(key, HITS)
+        # metering: end
         return record
 
     cdef object find_locked(self, object key):
@@ -329,9 +346,9 @@ cdef class Way:
     def put(self, key, value, *, ttl=0, content_type=DEFAULT_CONTENT_TYPE, condition=None):
         """Write the key if `condition` holds; it is gone again after `ttl` seconds, 0: never.
 
-        KEEP leaves it the deadline that it has. A `Conflict` says what is there instead. `StoreFull`
-        and `NeverFits` where a limit is in the way, `InvalidTTL` where `ttl` is no length of time up to ten
-        years.
+        KEEP leaves it the deadline that it has. A `Conflict` says what is there instead.
+        `StoreFull` and `NeverFits` where a limit is in the way, `InvalidTTL` where `ttl` is no
+        length of time up to ten years.
         """
         cdef Done done
         cdef bint keep = ttl is KEEP
@@ -362,16 +379,17 @@ cdef class Way:
         self, object key, object value, double ttl, bint keep, object content_type,
         object condition, Done* done
     ):
-        """The one way in which a single key is written. Returns None where it was, or the Conflict."""
+        """The one way in which a single key is written. Returns None, or the Conflict."""
         cdef Bound bound
         cdef Py_ssize_t at
+        cdef list garbage = []  # freed when no lock is held
         tries = 0  # to find room, without success
         while True:
             bound = self.bound()
             at = place(key, bound.mask)
             outcome = self._write_in(
                 <StripeBase>PyTuple_GET_ITEM(<PyObject*>bound.stripes, at),
-                key, value, ttl, keep, content_type, condition, tries > 0, done
+                key, value, ttl, keep, content_type, condition, tries > 0, done, garbage
             )
             if outcome is None:
                 if bound.marking and not done.created:
@@ -383,13 +401,13 @@ cdef class Way:
                 return outcome
             else:
                 tries = self._room.make(outcome, tries, (key,))
+                garbage.clear()
 
     cdef object _write_in(
         self, StripeBase stripe, object key, object value, double ttl, bint keep,
-        object content_type, object condition, bint thorough, Done* done
+        object content_type, object condition, bint thorough, Done* done, list garbage
     ):
         """Write the key in its stripe. Returns also False where that is retired, and Full."""
-        cdef list garbage = []  # freed when the latch is released
         cdef int64_t waited = stripe.enter()
         try:
             return self._write_locked(
@@ -425,7 +443,7 @@ cdef class Way:
                 now = self.now()
             deadline = now + ttl
         if condition is not None and not _holds(condition, 0 if created else fields.version):
-            return Conflict(None if created else entry_of(current))
+            return _conflict(None if created else entry_of(current))
         if created:
             if key is None:  # as a free slot has
                 raise TypeError("None is no key")
@@ -494,7 +512,7 @@ cdef class Way:
         if condition is not None and not _holds(
             condition, 0 if current is None else fields.version
         ):
-            return Conflict(None if current is None else entry_of(current))
+            return _conflict(None if current is None else entry_of(current))
         if current is None:
             return Missing()
         less = self._more(key, current, None)
@@ -508,7 +526,7 @@ cdef class Way:
         return None
 
     cdef object renew(self, object key, double ttl, object condition, Done* done):
-        """Give the key another deadline. Returns None where that went, or the Conflict, or Missing."""
+        """Give the key another deadline. Returns None, or the Conflict, or Missing."""
         cdef Bound bound
         cdef PyObject* stripe
         cdef list garbage = []
@@ -532,6 +550,7 @@ cdef class Way:
                 return outcome
             else:
                 tries = self._room.make(outcome, tries, (key,))
+                garbage.clear()
 
     cdef object _renew_locked(
         self, StripeBase stripe, object key, double ttl, object condition, bint thorough,
@@ -550,7 +569,7 @@ cdef class Way:
         if condition is not None and not _holds(
             condition, 0 if current is None else fields.version
         ):
-            return Conflict(None if current is None else entry_of(current))
+            return _conflict(None if current is None else entry_of(current))
         if current is None:
             return Missing()
         if ttl:

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import generator, http, measure, peers, report
-from benchmarks.cases import CASES, QUICK, TARGETS
+from benchmarks import copies, generator, http, measure, peers, report
+from benchmarks.cases import CASES, QUICK, TARGETS, TOKEN, Case
 from benchmarks.generator import CompilerError, Generator, Run, build, find_compiler, judge
 from benchmarks.inprocess import spread
 from benchmarks.measure import Benchmark, Plan, ratios
@@ -56,8 +57,8 @@ class ScriptedGenerator(Generator):
         self._changes = changes
         self.order: list[str] = []
 
-    def run(self, server: Running, *_: Any, **__: Any) -> Run:
-        name = server.subject.name
+    def run(self, server: Running, case: Case, **_: Any) -> Run:
+        name = server.subject.name + (" beside" if case.title == "PUT" else "")
         self.order.append(name)
         cpu = next(self._seconds[name])
         errors = {"errors": 1, "error_examples": ["no answer"]} if cpu < 0 else {}
@@ -65,14 +66,15 @@ class ScriptedGenerator(Generator):
 
 
 def measured(
-    seconds: dict[str, list[float]], **changes: Any
+    seconds: dict[str, list[float]], case: Case = CASES[0], **changes: Any
 ) -> tuple[dict[str, Any], dict[str, list[str]], list[str]]:
     """The figures of a case whose runs went as scripted, the invalid ones, and the order."""
     scripted = ScriptedGenerator(seconds, **changes)
-    servers = [Running(subject(name), 1, process=None) for name in seconds]  # type: ignore[arg-type]
-    invalid: dict[str, list[str]] = {name: [] for name in seconds}
+    names = [name for name in seconds if not name.endswith(" beside")]
+    servers = [Running(subject(name), 1, process=None) for name in names]  # type: ignore[arg-type]
+    invalid: dict[str, list[str]] = {name: [] for name in names}
     benchmark = Benchmark(scripted, PLAN, Path("none"))
-    found = benchmark._cost(CASES[0], servers, invalid)
+    found = benchmark._cost(case, servers, invalid)
     return found, invalid, scripted.order
 
 
@@ -93,6 +95,51 @@ def test_rounds_alternate_and_the_first_place_goes_round() -> None:
     rounds = [order[start : start + 3] for start in (0, 3, 6)]
     assert [each[0] for each in rounds] == names
     assert all(sorted(each) == sorted(names) for each in rounds)
+
+
+COMPARED = next(case for case in CASES if case.name == "cas")
+
+
+def test_what_our_own_load_is_compared_with_is_measured_in_turns_with_it() -> None:
+    """Each round has the case's load and the plain one, and the ratio is of their medians."""
+    found, _, order = measured(
+        {
+            "cacheserver": [0.03, 0.9, 0.02],
+            "redis": [0.01] * 3,
+            "cacheserver beside": [0.02, 0.01, 0.015],
+        },
+        COMPARED,
+    )
+    plain = found["plain"]
+    assert list(plain) == ["cacheserver"]
+    assert plain["cacheserver"]["cpu_us"]["median"] == pytest.approx(15)
+    assert plain["cacheserver"]["over"] == pytest.approx(2)
+    assert set(found["results"]) == {"cacheserver", "redis"}
+    assert found["stand_ins"] == {"redis": "put"}
+    assert sorted(order[:3]) == sorted(["cacheserver", "cacheserver beside", "redis"])
+
+
+def test_a_failing_run_of_either_load_leaves_no_ratio_of_the_two() -> None:
+    """A wrong answer to the plain load is told, and nothing is compared with it."""
+    found, invalid, _ = measured(
+        {"cacheserver": [0.1] * 3, "cacheserver beside": [0.1, -1, 0.1]}, COMPARED
+    )
+    assert list(found["results"]) == ["cacheserver"]
+    assert found["plain"] == {}
+    assert invalid["cacheserver"] == ["1 wrong or missing answers: no answer"]
+
+
+def test_the_plain_load_differs_in_what_is_compared_alone() -> None:
+    """It has the case's keys, connections, sizes and pipeline."""
+    for case in (case for case in CASES if case.beside):
+        plain = case.plain
+        compared = ("operation", "changing_header", "changing_length", "ttl")
+        assert [getattr(plain, name) for name in compared] == [case.beside, False, False, 0]
+        assert any(getattr(plain, name) != getattr(case, name) for name in compared)
+        changed = ("operation", "title", "changing_header", "changing_length", "ttl", "beside")
+        assert plain == dataclasses.replace(
+            case, **{name: getattr(plain, name) for name in changed}
+        )
 
 
 def test_a_failing_run_takes_all_figures_of_its_subject_away() -> None:
@@ -135,11 +182,13 @@ def test_a_run_below_its_constant_rate_fell_behind() -> None:
 def test_targets_are_held_against_the_ratio_of_medians() -> None:
     """A target is met at its bound, not above it, and unmeasured where a figure is missing."""
     wanted = TARGETS[0]
+    assert wanted.peer is not None
+    peer = wanted.peer
 
     def found(ours: float) -> list[dict[str, Any]]:
         results = {
             "cacheserver": {"cpu_us": spread([ours]), "rate": spread([1.0])},
-            wanted.peer: {"cpu_us": spread([100.0]), "rate": spread([1.0])},
+            peer: {"cpu_us": spread([100.0]), "rate": spread([1.0])},
         }
         case = {"is_latency": False, "results": results, "ratios": ratios(results)}
         return [
@@ -149,10 +198,25 @@ def test_targets_are_held_against_the_ratio_of_medians() -> None:
         ]
 
     at_bound, other_threads = found(100 * wanted.must)
-    assert (at_bound["value"], at_bound["met"], at_bound["dream_met"]) == (1.25, True, False)
+    assert (at_bound["value"], at_bound["met"], at_bound["dream_met"]) == (wanted.must, True, False)
     assert other_threads["value"] is other_threads["met"] is None
     assert not found(100 * wanted.must + 1)[0]["met"]
     assert found(100 * wanted.dream)[0]["dream_met"]
+
+
+def test_targets_against_our_own_load_are_held_against_its_ratio() -> None:
+    """Such a target is judged by what was measured in turns, and unmeasured where that is missing."""
+    wanted = next(target for target in TARGETS if target.case == "cas")
+
+    def found(over: float) -> list[dict[str, Any]]:
+        case = {"is_latency": False, "results": {}, "plain": {"cacheserver": {"over": over}}}
+        return report.judge_targets({"cas": case})
+
+    at_bound, other_threads = found(wanted.must)
+    assert (at_bound["value"], at_bound["met"], at_bound["dream_met"]) == (wanted.must, True, False)
+    assert "against our own PUT" in at_bound["name"]
+    assert other_threads["met"] is None
+    assert not found(wanted.must + 0.01)[0]["met"]
 
 
 def test_names_fit_together() -> None:
@@ -161,10 +225,20 @@ def test_names_fit_together() -> None:
     assert len(set(cases)) == len(cases)
     assert len(set(subjects)) == len(subjects)
     assert {*QUICK, *(target.case for target in TARGETS)} <= set(cases)
-    assert {*OURS, *(target.peer for target in TARGETS)} <= set(subjects)
+    peers_wanted = {target.peer for target in TARGETS if target.peer}
+    assert {*OURS, *peers_wanted, *(name for t in TARGETS for name in t.ours)} <= set(subjects)
     by_name = {case.name: case for case in CASES}
     for target in TARGETS:
-        assert all(subject(name).can(by_name[target.case]) for name in (*OURS, target.peer))
+        compared = (*target.ours, *([target.peer] if target.peer else []))
+        assert all(subject(name).can(by_name[target.case]) for name in compared)
+        assert target.peer or by_name[target.case].beside
+
+
+def test_the_server_with_a_token_is_for_the_cases_that_name_it() -> None:
+    """Elsewhere it would be one more server that tells nothing new."""
+    found = {case.name for case in CASES if subject(TOKEN).can(case)}
+    assert found == {case.name for case in CASES if case.subjects and TOKEN in case.subjects}
+    assert found
 
 
 def test_a_peer_that_is_not_installed_is_left_out_and_named(
@@ -243,6 +317,61 @@ def test_a_short_run_measures_our_server_beside_the_floor(tmp_path: Path) -> Non
         assert all(each["requests"] > 0 for each in case["results"].values())
     assert any(target["value"] and "uvloop echo" in target["name"] for target in result["targets"])
     assert "## get: GET hit, 64 B, 32 connections" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_our_server_of_another_revision_is_measured_beside_ours(tmp_path: Path) -> None:
+    """It runs from its own package, and is in every case that ours is in."""
+    package = copies.copy_here(tmp_path)
+    copies.compile_copy(tmp_path)
+    with (package / "__init__.py").open("a", encoding="utf-8") as init:
+        init.write('\n__version__ = "0.0.0+before"\n')
+    other = peers.before("then", tmp_path)
+    ours = subject("cacheserver")
+    assert all(other.can(case) == ours.can(case) for case in CASES)
+    with peers.running(other) as server:
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Server")) == (200, "cacheserver/0.0.0+before")
+        connection.close()
+
+
+def test_a_revision_that_is_not_there_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is measured, and git's own words are told."""
+    monkeypatch.setattr(http, "build", lambda folder: folder)
+    assert http.main(["--quick", "--before", "never", "--output", str(tmp_path / "out")]) == 1
+    assert "never" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@needs_compiler
+def test_the_cases_of_our_own_are_answered_rightly(tmp_path: Path) -> None:
+    """Each kind of request that the cases know gets right answers, a token's included."""
+    names = ["get-token", "put-token", "put-changing-all", "put-ttl", "cas", "cas-conflict", "incr"]
+    status = http.main(
+        [
+            *("--rounds", "1", "--seconds", "0.05", "--quick", "--output", str(tmp_path)),
+            *("--only", *names, "--subjects", "cacheserver", TOKEN),
+        ]
+    )
+    cases = json.loads((tmp_path / "http.json").read_text(encoding="utf-8"))["cases"]
+    assert status == 0
+    for name in names:
+        expected = {"cacheserver", TOKEN} if name.endswith("token") else {"cacheserver"}
+        assert set(cases[name]["results"]) == expected
+        assert set(cases[name]["plain"]) == ({"cacheserver"} if cases[name]["beside"] else set())
+
+
+def test_the_server_with_a_token_refuses_who_shows_none() -> None:
+    """What is measured with a token is a server that asks for it."""
+    with peers.running(subject(TOKEN)) as server:
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/v1/kv/bench/k")
+        assert connection.getresponse().status == 401
+        connection.close()
 
 
 @needs_compiler

@@ -82,8 +82,13 @@ def loadgen(tmp_path_factory: pytest.TempPathFactory) -> Loadgen:
         ("--port 1 --operation get --distribution zipf:2.5", "takes a number"),
         ("--port 1 --operation get --keys 1000 --key-size 6", "must be 7 or more"),
         ("--port 1 --operation fill --rate 5", "fill takes no --rate"),
-        ("--port 1 --operation cas --protocol resp", "needs --protocol http"),
+        ("--port 1 --operation cas --protocol resp", "needs --protocol http or memcached"),
+        ("--port 1 --operation connect --protocol resp", "needs --protocol http"),
         ("--port 1 --operation cas --keys 3 --connections 4", "at least as many --keys"),
+        ("--port 1 --operation incr --keys 3 --connections 4", "at least as many --keys"),
+        ("--port 1 --operation cas-conflict --fixed-path /x", "takes no --fixed-path"),
+        ("--port 1 --operation put --integers", "only fill takes --integers"),
+        ("--port 1 --operation put --ttl 0", "whole number from 1"),
         ("--port 1 --operation get extra", 'what is "extra"?'),
         ("--port 1 --operation get --unknown", "unrecognized option"),
     ],
@@ -141,6 +146,7 @@ def test_a_fill_stores_every_key_once(loadgen: Loadgen, server: RunningServer) -
         ("conditional-get", "GET", 304),
         ("cas", "PUT", 204),
         ("cas-conflict", "PUT", 412),
+        ("incr", "POST", 200),
         ("connect", "GET", 200),
     ],
 )
@@ -156,14 +162,15 @@ def test_operations_are_counted_as_the_server_counts_them(
     """Every operation gets the answers it should, as many as the server says it gave."""
     labels = (f'method="{method}"', f'status="{status}"')
     common = ["--port", server.port, "--keys", 300, "--connections", 4]
-    loadgen.report(*common, "--operation", "fill")
+    integers = ["--integers"] if operation == "incr" else []
+    loadgen.report(*common, "--operation", "fill", *integers)
     before = metric(server, "requests_total", *labels)
     report = loadgen.report(
         *common, "--operation", operation, *rate, "--seconds", 0.3, "--warmup", 0.1
     )
     after = metric(server, "requests_total", *labels)
     scrapes = 1 if (method, status) == ("GET", 200) else 0
-    learnt = 300 if operation in {"conditional-get", "cas"} else 0
+    learnt = 300 if operation in {"conditional-get", "cas", "cas-conflict"} else 0
     assert report["errors"] == 0
     assert report["statuses"] == {str(status): report["requests"]}
     counted = report["requests"] + report["requests_outside_window"] - learnt
@@ -182,6 +189,53 @@ def test_a_pipeline_mixes_reads_and_writes(loadgen: Loadgen, server: RunningServ
     writes, reads = report["statuses"]["204"], report["statuses"]["200"]
     assert writes + reads == report["requests"]
     assert writes / report["requests"] == pytest.approx(0.25, abs=0.08)
+
+
+def value(server: RunningServer, path: str) -> tuple[bytes, dict[str, str]]:
+    """What the server has there, and the headers it says so with."""
+    with urlopen(f"{server.url}{path}") as answer:
+        return answer.read(), dict(answer.headers)
+
+
+def test_what_is_counted_up_is_there(loadgen: Loadgen, server: RunningServer) -> None:
+    """Each answered incr has added one to an integer that the fill had stored."""
+    common = ["--port", server.port, "--keys", 20, "--connections", 2, "--pipeline", 3]
+    loadgen.report(*common, "--path", "/v1/kv/count/", "--operation", "fill", "--integers")
+    report = loadgen.report(
+        *common, "--path", "/v1/incr/count/", "--operation", "incr", "--seconds", 0.3
+    )
+    sums = sum(int(value(server, f"/v1/kv/count/key:{key:012d}")[0]) for key in range(20))
+    assert sums == report["requests"] + report["requests_outside_window"] > 20
+
+
+def test_lengths_change_with_each_write(loadgen: Loadgen, server: RunningServer) -> None:
+    """Values have from half to one and a half of the size, and a reader that expects so finds them."""
+    common = ["--port", server.port, "--path", "/v1/kv/length/", "--keys", 200]
+    common += ["--value-size", 20]
+    loadgen.report(*common, "--operation", "fill", "--changing-length")
+    lengths = {len(value(server, f"/v1/kv/length/key:{key:012d}")[0]) for key in range(200)}
+    assert len(lengths) > 10
+    assert min(lengths) >= 10
+    assert max(lengths) <= 30
+    for operation in ("cas", "cas-conflict", "mix", "get"):
+        loadgen.report(*common, "--operation", operation, "--changing-length", "--seconds", 0.1)
+    report = loadgen.report(*common, "--operation", "get", "--seconds", 0.1, status=3)
+    assert report["error_kinds"].keys() == {"length"}
+
+
+def test_values_with_a_time_to_live(loadgen: Loadgen, server: RunningServer) -> None:
+    """What is written with --ttl says that it will live so long."""
+    common = ["--port", server.port, "--path", "/v1/kv/ttl/", "--keys", 1, "--operation"]
+
+    def left() -> int:
+        _, headers = value(server, "/v1/kv/ttl/key:000000000000")
+        told = re.search(r"(?:max-age|ttl)=(\d+)", str(headers))
+        return int(told[1]) if told else 0
+
+    loadgen.report(*common, "fill", "--ttl", 600)
+    assert 540 <= left() <= 600
+    loadgen.report(*common, "put", "--ttl", 60, "--seconds", 0.05)
+    assert 1 <= left() <= 60
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 3_000_000])
@@ -313,6 +367,96 @@ def test_wrong_answers_are_errors(
     assert kind in report["error_kinds"]
     assert sum(report["error_kinds"].values()) == report["errors"]
     assert any(example in text for text in report["error_examples"])
+
+
+def versioned(status: str, tag: str, body: bytes = b"x" * 100) -> bytes:
+    """An answer with an ETag; a body only where the status has one."""
+    length = "" if status.startswith("204") else f"Content-Length: {len(body)}\r\n"
+    return f"HTTP/1.1 {status}\r\nETag: {tag}\r\n{length}\r\n".encode() + (body if length else b"")
+
+
+def test_a_compare_and_set_sends_the_version_of_the_answer_before(loadgen: Loadgen) -> None:
+    """Each If-Match has the ETag that the last answer for its key gave, the first one the fill's."""
+    given: dict[bytes, int] = {}
+    sent: list[tuple[int, int]] = []
+    lock = threading.Lock()
+
+    def answer(head: bytes) -> bytes:
+        target = head.split()[1]
+        with lock:
+            last = given.get(target, 0)
+            given[target] = last + 7
+            if head.startswith(b"GET"):
+                return versioned("200 OK", f'"{last + 7}"')
+            tag = re.search(rb'\r\nIf-Match: "(\d+)"', head)
+            assert tag is not None
+            sent.append((int(tag[1]), last))
+            return versioned("204 No Content", f'"{last + 7}"')
+
+    with Scripted(answer) as server:
+        loadgen.report(
+            *("--port", server.port, "--operation", "cas", "--keys", 4, "--connections", 2),
+            *("--value-size", 0, "--seconds", 0.2),
+            status=3,  # the values that were learnt have 100 bytes
+        )
+    assert len(sent) > 20
+    assert all(tag == last for tag, last in sent)
+
+
+@pytest.mark.parametrize("current", [1, 2, 3_000_000, 1_764_000_000_000_000])
+def test_a_stale_version_is_another_each_time_and_never_the_current_one(
+    loadgen: Loadgen, current: int
+) -> None:
+    """The generator sends versions that the key hasn't, lower ones where there are such."""
+    stale: list[int] = []
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith(b"GET"):
+            return versioned("200 OK", f'"{current}"', b"")
+        tag = re.search(rb'\r\nIf-Match: "(\d+)"', head)
+        stale.append(int(tag[1]) if tag else -1)
+        return versioned("412 Precondition Failed", f'"{current}"', b"")
+
+    with Scripted(answer) as server:
+        loadgen.report(
+            *("--port", server.port, "--operation", "cas-conflict", "--keys", 4),
+            *("--value-size", 0, "--seconds", 0.2),
+        )
+    assert current not in stale
+    assert min(stale) >= 0
+    assert max(stale) <= max(current - 1, 2)
+    assert len(set(stale)) > len(stale) // 2 or current < 10
+
+
+@pytest.mark.parametrize("tag", ['"6"', '"71"'], ids=["stale", "longer"])
+def test_a_conflict_must_tell_the_current_version(loadgen: Loadgen, tag: str) -> None:
+    """A 412 with another version than the key has is an error."""
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith(b"GET"):
+            return versioned("200 OK", '"7"', b"")
+        return versioned("412 Precondition Failed", tag, b"")
+
+    with Scripted(answer) as server:
+        report = loadgen.report(
+            *("--port", server.port, "--operation", "cas-conflict", "--keys", 4),
+            *("--value-size", 0, "--seconds", 0.1),
+            status=3,
+        )
+    assert report["error_kinds"].keys() == {"content"}
+
+
+@pytest.mark.parametrize("body", ["{}", '{"value": 1}', '{"value": "1"}', '{"value": -1}'])
+def test_an_incr_must_answer_the_next_integer(loadgen: Loadgen, body: str) -> None:
+    """An answer with no integer, or with one that was there before, is an error."""
+    with Scripted(
+        lambda head: ok(0).replace(b": 0", f": {len(body)}".encode()) + body.encode()
+    ) as (server):
+        report = loadgen.report(
+            *("--port", server.port, "--operation", "incr", "--keys", 2, "--seconds", 0.1),
+            status=3,
+        )
+    assert report["error_kinds"].keys() == {"content"}
 
 
 def test_a_fill_gives_up_with_a_server_that_is_gone(loadgen: Loadgen) -> None:
@@ -469,10 +613,15 @@ def test_the_head_is_a_small_clients(loadgen: Loadgen) -> None:
 
 
 def test_a_changing_header_never_repeats(loadgen: Loadgen) -> None:
-    """With --changing-header no two requests are the same bytes."""
+    """With --changing-header no two requests have the same bytes in either of its lines."""
     heads = targets(loadgen, "--keys", 1, "--changing-header", "--seconds", 0.2)
     assert len(set(heads)) == len(heads) > 1
-    assert re.search(rb"\r\nX-Request-Id: [0-9a-f]{16}\b", heads[0])
+    for line in (
+        rb"\r\nX-Request-Id: [0-9a-f]{16}(?=\r|$)",
+        rb"\r\ntraceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-01(?=\r|$)",
+    ):
+        found = [re.search(line, head) for head in heads]
+        assert len({each[0] for each in found if each}) == len(heads)
 
 
 # Other protocols
@@ -533,13 +682,42 @@ def test_other_protocols(
             ("miss", {absent}),
             ("put", {written}),
             ("mix", {read, written}),
+            ("put --changing-length", {written}),
+            ("put --ttl 60", {written}),
+            ("fill --ttl 60", {written}),
+            ("get", {read}),
+            ("fill --integers", {written}),
+            ("incr", {"integer"}),
         ):
-            report = loadgen.report(*common, "--operation", operation)
+            report = loadgen.report(*common, "--operation", *operation.split())
             assert report["statuses"].keys() == statuses
             assert sum(report["statuses"].values()) == report["requests"] > 0
+        loadgen.report(*common, "--operation", "fill")
         shorter = loadgen.report(*common, "--operation", "get", "--value-size", 99, status=3)
         assert shorter["error_kinds"].keys() == {"length"}
         missing = loadgen.report(*common, "--operation", "get", "--keys", 100000, status=3)
+        assert missing["error_kinds"].keys() == {"status"}
+
+
+def test_compare_and_set_of_memcached(loadgen: Loadgen) -> None:
+    """It is done with the versions that memcached gives; stale ones are refused, and so is no key."""
+    with peer("memcached") as port:
+        common = ["--protocol", "memcached", "--port", port, "--keys", 200, "--connections", 3]
+        common += ["--pipeline", 4, "--seconds", 0.2]
+        loadgen.report(*common, "--operation", "fill")
+        for operation in ("cas", "cas --changing-length", "cas-conflict --changing-length"):
+            report = loadgen.report(*common, "--operation", *operation.split())
+            expected = "exists" if "conflict" in operation else "STORED"
+            assert report["statuses"] == {expected: report["requests"]}
+        with socket.create_connection(("127.0.0.1", port), 5) as client:
+            client.sendall(b"stats\r\n")
+            stats = b""
+            while not stats.endswith(b"END\r\n"):
+                stats += client.recv(65536)
+        assert re.search(rb"STAT cas_badval [1-9]", stats)
+        assert re.search(rb"STAT cas_hits [1-9]", stats)
+        more = ["--changing-length", "--keys", 300]
+        missing = loadgen.report(*common, "--operation", "cas", *more, status=3)
         assert missing["error_kinds"].keys() == {"status"}
 
 

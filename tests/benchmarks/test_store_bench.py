@@ -354,7 +354,8 @@ class TestMemory:
         assert ours["rewritten"] == pytest.approx(300)
         assert ours["deleted"] == pytest.approx(75)
         assert ours["over_redis"] == pytest.approx(1.5)
-        assert memory.targets(rows)[0]["dream_met"] is True
+        (judged,) = memory.targets(rows)
+        assert (judged["met"], judged["dream_met"]) == (True, False)
 
     def test_no_redis(self) -> None:
         """Without Redis there are no ratios, and the target was not measured."""

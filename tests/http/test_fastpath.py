@@ -300,7 +300,7 @@ def test_what_is_answered_here_is_what_the_routes_say() -> None:
     for route in ROUTES:
         path = route.path.format(namespace="n", key="none").encode()
         request = b"%b %b HTTP/1.1\r\n%b\r\n" % (route.method.encode(), path, HOST)
-        connection, rest = served.ask(request)
+        _connection, rest = served.ask(request)
         assert (rest == b"") == (route.operation in OPERATIONS), route
 
 
@@ -311,7 +311,9 @@ PIPELINE = (
     + get("k", HOST + b"If-None-Match: *\r\n")
     + post("append", "a%2Fb?ttl=60", b"more")
     + post("incr", "n?by=-5")
-    + b"DELETE /v1/kv/n/k HTTP/1.1\r\n" + HOST + b"\r\n"
+    + b"DELETE /v1/kv/n/k HTTP/1.1\r\n"
+    + HOST
+    + b"\r\n"
 )
 ANSWERS = [404, 201, 412, 304, 200, 200, 204]
 

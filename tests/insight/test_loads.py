@@ -52,7 +52,7 @@ class Load:
 
         def work(mine: list[str]) -> None:
             for number, key in enumerate(mine):
-                value = b"v" * (1 + number % 3)
+                value = bytes(20 * (1 + number % 3))
                 self.request(lambda key=key, value=value: namespace.put(key, value))  # type: ignore[misc]
 
         run_threads([lambda mine=mine: work(mine) for mine in keys])  # type: ignore[misc]
@@ -200,12 +200,18 @@ def test_long_holds(purpose: str, load: Load) -> None:
     assert told["locks"]["namespace_read"]["contended"] >= 10
 
 
-def test_conflicts_of_optimistic_retries(load: Load) -> None:
+def test_conflicts_of_optimistic_retries(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where threads count in one key, each again when another was quicker, the conflicts are told."""
     namespace = load.store.namespace("pages")
     namespace.put("hits", b"1")
     load.record = Record(load.store, load.metrics)
-    slow_writes(namespace, HOLD)  # so that all who come meanwhile have read what is replaced
+    put = operations.put
+
+    def put_late(*what: Any, **more: Any) -> Any:
+        time.sleep(HOLD)  # so that all who come meanwhile have read what is replaced
+        return put(*what, **more)
+
+    monkeypatch.setattr(operations, "put", put_late)
 
     def count_one(view: StoreView) -> None:
         while True:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
 
 from cacheserver.store.namespace import Namespace
-from cacheserver.store.stripe import Stripe
-from tests.support.inside import dicts_of, gate_of, stripe_of, stripes_of
+from tests.support.inside import dicts_of, gate_of, quota_of, stripe_of, stripes_of
 from tests.support.threads import DEADLINE, call_before, start
 
 
@@ -20,7 +18,7 @@ def hold_stripe(namespace: Namespace, key: str) -> Generator[threading.Semaphore
     [entries] = dicts_of(namespace)
     stripe = stripes_of(entries)[stripe_of(entries, key)]
     waits = threading.Semaphore(0)
-    call_before(stripe, "_acquire_slowly", waits.release)
+    call_before(stripe, "_wait", waits.release)
     stripe.acquire()
     try:
         yield waits
@@ -54,24 +52,51 @@ def waited(namespace: Namespace) -> float:
 
 def slow_writes(namespace: Namespace, seconds: float) -> None:
     """Have every write that changes an entry's size keep its stripe's lock so much longer."""
-    [entries] = dicts_of(namespace)
-    for stripe in stripes_of(entries):
-        call_before(stripe, "put", lambda: time.sleep(seconds))
+    _before_bytes_are_taken(namespace, lambda: time.sleep(seconds))
 
 
 def stop_writers(namespace: Namespace, seconds: float) -> None:
-    """Have one write in 192 stopped for so long while it has its stripe.
+    """Have one write in 192 stopped for so long while it has its stripe, of which there is one.
 
     Never one whose hold is timed, lest chance decides how long holds are on average.
     """
+    [entries] = dicts_of(namespace)
+    [stripe] = stripes_of(entries)
 
-    def stop(stripe: Stripe[Any, Any]) -> None:
-        if stripe.statistics().acquisitions % 192 == 5:
+    def stop() -> None:
+        if stripe.acquisitions % 192 == 5:
             time.sleep(seconds)
 
+    _before_bytes_are_taken(namespace, stop)
+
+
+def _before_bytes_are_taken(namespace: Namespace, hook: Callable[[], object]) -> None:
+    """Have this called by every write that changes an entry's size, while it has its stripe."""
     [entries] = dicts_of(namespace)
-    for stripe in stripes_of(entries):
-        call_before(stripe, "put", lambda stripe=stripe: stop(stripe))  # type: ignore[misc]
+    quota = quota_of(entries)
+    assert quota is not None
+    assert quota.memory is not None
+    for shard in quota.memory._shards:
+        shard.lock = _HookedLock(hook)
+
+
+class _HookedLock:
+    """A lock at which something is called before it is tried."""
+
+    def __init__(self, hook: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._hook = hook
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if not blocking:
+            self._hook()
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
 
 
 def slow_operations(namespace: Namespace, seconds: float) -> None:

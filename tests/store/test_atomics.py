@@ -295,9 +295,9 @@ def test_counter_refuses_what_is_no_integer(counter: Any, value: Any) -> None:
     assert number.add() == 5
 
 
-def test_counter_is_not_copied(counter: Any) -> None:
+def test_atomic_counter_is_not_copied() -> None:
     """A copy would count apart from what it was made from: there is none, pickled or not."""
-    number = counter(4)
+    number = AtomicCounter(4)
     for copying in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError):
             copying(number)

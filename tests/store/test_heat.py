@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheserver import operations
+from cacheserver.store.counts import Counts
 from cacheserver.store.entry import VALUE
 from cacheserver.store.heat import (
     CAPACITY,
@@ -26,11 +27,11 @@ from cacheserver.store.heat import (
     HotKey,
     HotKeys,
     KeySampler,
-    SpaceSaving,
     ThreadHeat,
     _margin,
 )
 from cacheserver.store.outcomes import Condition, Conflict, Put, Refused, Written
+from cacheserver.store.spacesaving import SpaceSaving
 from cacheserver.store.store import Store
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
@@ -260,7 +261,7 @@ def test_few_reads_of_many_views_are_sampled_as_often_as_many_of_one() -> None:
     heat = ThreadHeat(lambda: 0.0)
     told = 0
     for _ in range(10_000):
-        counts = [0, 0, 0, 0]
+        counts = Counts(4)
         sampler = KeySampler("things", counts, heat)
         for _ in range(10):
             counts[0] += 1

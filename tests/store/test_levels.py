@@ -54,8 +54,9 @@ def check_level(objects: list[object], work: Callable[[], object], rounds: int =
 
 
 def test_what_is_kept_is_seen() -> None:
-    """One reference more in each hundred rounds is too many, and so is one block more in ten."""
-    thing, kept, rounds = "".join(["a", "b"]), [], [0]
+    """One reference more in each hundred rounds is too many, and so is one block more in each round."""
+    thing, rounds = "".join(["a", "b"]), [0]
+    kept: list[object] = []
 
     def work() -> None:
         rounds[0] += 1
@@ -64,8 +65,10 @@ def test_what_is_kept_is_seen() -> None:
 
     with pytest.raises(AssertionError, match="references before and after"):
         check_level([thing], work)
-    with pytest.raises(AssertionError, match="SLACK|[0-9]+ < 500"):
-        check_level([thing], lambda: kept.append([]) if rounds else None)
+    if not sys.getallocatedblocks():
+        pytest.skip("blocks are not counted where PYTHONMALLOC is malloc")
+    with pytest.raises(AssertionError, match="[0-9]+ < 500"):
+        check_level([thing], lambda: kept.append([]))
 
 
 @pytest.mark.parametrize("size", [5, LARGE])

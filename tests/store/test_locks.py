@@ -15,8 +15,8 @@ import pytest
 
 from cacheserver.errors import LockMisuse
 from cacheserver.store.counters import ShardedCounter
+from cacheserver.store.latch import SAMPLE_EVERY
 from cacheserver.store.locks import (
-    SAMPLE_EVERY,
     WAIT_BOUNDS,
     Histogram,
     LockStatistics,
@@ -56,6 +56,9 @@ class BusyOnce:
 
     def release(self) -> None:
         self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
 
 
 def pass_through(turnstile: Turnstile) -> None:

@@ -14,8 +14,8 @@ from cacheserver.errors import InvalidTTL, NeverFits, StoreFull
 from cacheserver.store.budget import Budget
 from cacheserver.store.entry import CONTENT_TYPE, DEADLINE, NEVER, VALUE, VERSION, Entry
 from cacheserver.store.outcomes import Condition, Conflict, Deleted, Missing, Written
-from cacheserver.store.way import MAX_STRIPES
 from cacheserver.store.striped import DEFAULT_STRIPES, StripedDict
+from cacheserver.store.way import MAX_STRIPES
 from tests.conftest import Maker
 from tests.support.clock import WALL, ManualClock
 from tests.support.inside import locks_of, registered_views, stripes_of, views_of

@@ -16,16 +16,16 @@ from cacheserver.store.locks import (
     WAITS,
     RWLock,
     Slot,
-    Slot,
     TimedLock,
     Wait,
     WaitLog,
     WriteGate,
 )
-from cacheserver.store.namespace import Namespace, NamespaceView, Pulse
+from cacheserver.store.namespace import Namespace, Pulse
 from cacheserver.store.outcomes import Condition, Put
 from cacheserver.store.store import Store
 from cacheserver.store.stripe import Stripe
+from cacheserver.store.view import NamespaceView
 from tests.conftest import Maker
 from tests.support.clock import ManualClock
 from tests.support.inside import (

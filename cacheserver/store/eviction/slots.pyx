@@ -13,8 +13,8 @@ Guarantees:
   that each of them belongs to.
 - A marks array never changes its length: threads write into it while others look.
 
-Assumes of the interpreter: reading or writing one item of a bytearray is atomic, and so is each byte
-of a slice that is replaced by another of the same length.
+Assumes of the interpreter: reading or writing one item of a bytearray is atomic, and so is each
+byte of a slice that is replaced by another of the same length.
 """
 
 from array import array
@@ -38,16 +38,15 @@ cdef enum:
 
 
 @cython.final
-@cython.boundscheck(True)
 cdef class Slots:
     """Which key is where, what is linked to what, and which hits the threads have marked.
 
-    `keys`, by slot, is None where the slot is free. `newer` and `older` link a slot to its neighbours
-    in its queue; of a sentinel they are the oldest and the newest entry of the queue, or the sentinel
-    itself where the queue is empty. `places` belongs to the policy: which of its queues a slot is
-    in, where it has several. `reach` has the marks of each thread that has read here, with their
-    length: FIRST_SLOT and one for each slot that there was when they were made, so they may end before
-    `keys` do.
+    `keys`, by slot, is None where the slot is free. `newer` and `older` link a slot to its
+    neighbours in its queue; of a sentinel they are the oldest and the newest entry of the queue, or
+    the sentinel itself where the queue is empty. `places` belongs to the policy: which of its
+    queues a slot is in, where it has several. `reach` has the marks of each thread that has read
+    here, with their length: FIRST_SLOT and one for each slot that there was when they were made, so
+    they may end before `keys` do.
     """
 
     __class_getitem__ = classmethod(GenericAlias)
@@ -150,7 +149,7 @@ cdef class Slots:
     # Queues.
 
     cpdef int push(self, unsigned int slot, unsigned int after) except -1:
-        """Put a slot that is in no queue before `after`: of a sentinel, at the newest end of its queue."""
+        """Put a slot that is in no queue before `after`, a sentinel: at its queue's newest end."""
         cdef unsigned int* newer = self.newer.data.as_uints
         cdef unsigned int* older = self.older.data.as_uints
         cdef unsigned int before
@@ -176,7 +175,7 @@ cdef class Slots:
         return 0
 
     cdef int _check(self, unsigned int slot) except -1:
-        """Raise IndexError for a slot that there is not: what is linked to is never out of bounds."""
+        """Raise IndexError for a slot that there is not: no link leads out of bounds."""
         if slot >= PyList_GET_SIZE(self.keys):
             raise IndexError(f"there is no slot {slot}")
         return 0
