@@ -30,6 +30,9 @@ FOUND: Final = {
         ),
         recut=(44,),
     ),
+    "a head that is a little too large": Stream(
+        "plain", (b"GET /v1/kv/a/k HTTP/1.1\r\nHost: t\r\nA" + b"x" * 65_540,), cuts=(40,)
+    ),
 }
 
 
