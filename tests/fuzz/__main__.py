@@ -76,7 +76,9 @@ def tell(campaign: Campaign, started: float) -> None:
     """Say how far it is."""
     seconds = time.monotonic() - started
     app, fast = campaign.shares()
-    statuses = ", ".join(f"{number:,} x {status}" for status, number in sorted(campaign.statuses.items()))
+    statuses = ", ".join(
+        f"{number:,} x {status}" for status, number in sorted(campaign.statuses.items())
+    )
     print(
         f"{campaign.requests:,} requests in {campaign.streams:,} streams, {seconds:.0f} s "
         f"({campaign.requests / seconds:,.0f}/s); {campaign.kept:,} streams in the corpus; "
@@ -88,7 +90,7 @@ def tell(campaign: Campaign, started: float) -> None:
 def replay(path: Path) -> int:
     """Send the stream of a file."""
     found = shrink(Stream.from_text(path.read_text()))
-    print(found)
+    print(found if found.is_alone else "new servers take it well")
     return 1 if found.is_alone else 0
 
 

@@ -264,7 +264,9 @@ def _check_same(who: str, expected: Heard, actual: Heard) -> None:
     for part in Heard.__slots__:
         one, two = getattr(expected, part), getattr(actual, part)
         if one != two:
-            told.append(f"{part}, by the app:\n    {_shown(one)[:2_000]}\n  {who}:\n    {_shown(two)[:2_000]}")
+            told.append(
+                f"{part}, by the app:\n    {_shown(one)[:2_000]}\n  {who}:\n    {_shown(two)[:2_000]}"
+            )
     raise Wrong("\n  ".join(told))
 
 
@@ -281,7 +283,8 @@ def _check_legal(expected: Heard, actual: Heard) -> None:
         if mine == other:
             continue
         ends, other_ends = (
-            _CLOSE in reply[0] and reply == among[-1] for reply, among in ((mine, one), (other, two))
+            _CLOSE in reply[0] and reply == among[-1]
+            for reply, among in ((mine, one), (other, two))
         )
         if ends and other_ends:
             return

@@ -105,10 +105,37 @@ SEEDS: Final = (
 )
 """What the corpus begins with: every form of every request of the data plane, and some others."""
 
-METHODS: Final = (b"GET", b"HEAD", b"PUT", b"DELETE", b"POST", b"PATCH", b"OPTIONS", b"get", b"PUTT")
+METHODS: Final = (
+    b"GET",
+    b"HEAD",
+    b"PUT",
+    b"DELETE",
+    b"POST",
+    b"PATCH",
+    b"OPTIONS",
+    b"get",
+    b"PUTT",
+)
 TARGETS: Final = (
-    *(b"/v1/kv/a/k", b"/v1/kv/a/k", b"/v1/kv/a/n", b"/v1/kv/b/k", b"/v1/kv/a/large", b"/v1/kv/c/%6B"),
-    *(b"/v1/kv/a/%C3%A4", b"/v1/incr/a/n", b"/v1/append/a/k", b"/v1/touch/a/k", b"/v1/kv/a/", b"/v1/kv/a", b"/v1/kv//k", b"/v1/kv/a//k", b"/"),
+    *(
+        b"/v1/kv/a/k",
+        b"/v1/kv/a/k",
+        b"/v1/kv/a/n",
+        b"/v1/kv/b/k",
+        b"/v1/kv/a/large",
+        b"/v1/kv/c/%6B",
+    ),
+    *(
+        b"/v1/kv/a/%C3%A4",
+        b"/v1/incr/a/n",
+        b"/v1/append/a/k",
+        b"/v1/touch/a/k",
+        b"/v1/kv/a/",
+        b"/v1/kv/a",
+        b"/v1/kv//k",
+        b"/v1/kv/a//k",
+        b"/",
+    ),
     *(b"/v1/kv/a/%6B", b"/v1/kv/a/%", b"/v1/kv/a/%zz", b"/v1/kv/a/%FF", b"/v1/kv/a/%00", b"*"),
     *(b"/v1/kv/a/" + b"k" * n for n in (1023, 1024, 1025)),
     *(b"/v1/kv/" + b"n" * n + b"/k" for n in (63, 64, 65)),
@@ -141,7 +168,13 @@ HEADERS: Final[dict[bytes, tuple[bytes, ...]]] = {
     b"If-None-Match": _TAGS,
     b"Content-Length": _LENGTHS,
     b"Content-Type": (
-        *(b"text/plain", b"application/json", b"application/octet-stream", b"text/html", b"a/b; c=d"),
+        *(
+            b"text/plain",
+            b"application/json",
+            b"application/octet-stream",
+            b"text/html",
+            b"a/b; c=d",
+        ),
         *(b"x" * 255, b"", b"a"),
         *(b"text/html; charset=utf-8", b"Text/Plain", b"x" * 256, b"a\tb", b"\xe4"),
         *(b"application/x-www-form-urlencoded", b"a\x7fb", b'a/b; c="d\\"e"', b"%s%d\1\2"),
@@ -194,9 +227,40 @@ BODIES: Final = (
 RARE_BODIES: Final = (b"x" * 16_384, b"x" * 65_535, b"x" * 65_536, b"x" * 70_000, b"x" * 70_001)
 TOKENS: Final = (
     *(b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b"\0", b" ", b"\t", b":", b": ", b"\r\n ", b","),
-    *(b"\r\n\t", b'"', b"%", b"%2", b"%00", b"/", b"?", b"#", b"&", b"=", b"\xff", b"\x7f", b"\x80"),
-    *(b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b" HTTP/1.1\r\n", b"Content-Length: 0\r\n", b"0", b"9"),
+    *(
+        b"\r\n\t",
+        b'"',
+        b"%",
+        b"%2",
+        b"%00",
+        b"/",
+        b"?",
+        b"#",
+        b"&",
+        b"=",
+        b"\xff",
+        b"\x7f",
+        b"\x80",
+    ),
+    *(
+        b"HTTP/1.1",
+        b"HTTP/1.0",
+        b"HTTP/2.0",
+        b" HTTP/1.1\r\n",
+        b"Content-Length: 0\r\n",
+        b"0",
+        b"9",
+    ),
     *(b"Host: b\r\n", b"Transfer-Encoding: chunked\r\n", b"4294967296", b"18446744073709551616"),
-    *(b"X" * 100, b"A: b\r\n" * 30, VERSION_MARK + b"1", b"\xc3\xa4", b"\x01", b"\x0b", b"..", b"W/"),
+    *(
+        b"X" * 100,
+        b"A: b\r\n" * 30,
+        VERSION_MARK + b"1",
+        b"\xc3\xa4",
+        b"\x01",
+        b"\x0b",
+        b"..",
+        b"W/",
+    ),
 )
 """What is put in anywhere."""

@@ -35,6 +35,8 @@ ENDINGS: Final = ("eof", "lost", "idle", "drain")
 """How a connection ends: the client closes its half, or all; or sends nothing for long; or the server stops."""
 
 _MARK: Final = re.compile(VERSION_MARK + rb"([0-9])")
+
+
 class _How(NamedTuple):
     """What may be done to a request."""
 
@@ -198,7 +200,9 @@ class Mutator:
             usual = [each for each in headers if each.partition(b":")[0] in how.names]
             if usual:
                 changed = rng.choice(usual)
-                headers[headers.index(changed)] = self._header(changed.partition(b":")[0], how.values)
+                headers[headers.index(changed)] = self._header(
+                    changed.partition(b":")[0], how.values
+                )
         elif what == 5:
             line = self._with_target(line, how.targets)
         elif what == 6:

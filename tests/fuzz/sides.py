@@ -165,7 +165,9 @@ class Sides:
     def shares(self) -> tuple[int, int]:
         """Return how many requests the apps have answered: of the servers without, and with the fast path."""
         made = self._made.values()
-        return sum(one.through_app for one, _, _ in made), sum(two.through_app for _, two, _ in made)
+        return sum(one.through_app for one, _, _ in made), sum(
+            two.through_app for _, two, _ in made
+        )
 
     def __enter__(self) -> Sides:
         asyncio._set_running_loop(self.loop)
