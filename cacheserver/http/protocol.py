@@ -546,7 +546,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
             return
         if self.cycle.response_started:
             self._refusal = b""
-        self.cycle.is_withdrawn = True
+        cast("_Cycle", self.cycle).is_withdrawn = True
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         self._running = None

@@ -59,7 +59,7 @@ def main() -> int:
     with Campaign(given.seed, remember) as campaign:
         try:
             campaign.run(given.requests, given.seconds, lambda c: tell(c, started))
-        except Exception as error:  # noqa: BLE001 (whatever it is, it is what went wrong)
+        except Exception as error:
             wrong = str(error) or repr(error)
         else:
             tell(campaign, started)

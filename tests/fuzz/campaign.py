@@ -164,7 +164,7 @@ class Campaign:
         return Heard(sent, state, last, stream.ending == "lost", side.contents(), requests)
 
     def _errors_so_far(self) -> list[object]:
-        errors = [*self._sides.loop.errors, *self._errors.messages]
+        errors: list[object] = [*self._sides.loop.errors, *self._errors.messages]
         self._sides.loop.errors.clear()
         self._errors.messages.clear()
         return errors
@@ -361,6 +361,6 @@ def _tried(stream: Stream) -> str | None:
 def _sent(campaign: Campaign, stream: Stream) -> str | None:
     try:
         campaign.send(stream)
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is what went wrong)
+    except Exception as error:
         return str(error) if isinstance(error, Wrong) else repr(error)
     return None

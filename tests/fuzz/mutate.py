@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tests.fuzz.corpus import (
     BODIES,
@@ -306,7 +306,7 @@ class Mutator:
 
 def smallest(stream: Stream, is_wrong: Callable[[Stream], bool]) -> Stream:
     """Return a stream that is wrong as well, and simpler wherever a simpler one is wrong too."""
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"recut": stream.cuts},
         {"cuts": stream.recut},
         {"cuts": ()},
@@ -314,7 +314,8 @@ def smallest(stream: Stream, is_wrong: Callable[[Stream], bool]) -> Stream:
         {"pauses": ()},
         {"room": 1e9},
         {"ending": "eof"},
-    ):
+    )
+    for change in changes:
         candidate = replace(stream, **change)
         if candidate != stream and is_wrong(candidate):
             stream = candidate
@@ -335,7 +336,8 @@ def smallest(stream: Stream, is_wrong: Callable[[Stream], bool]) -> Stream:
     for name in ("cuts", "recut"):
         for cut in getattr(stream, name):
             left = tuple(each for each in getattr(stream, name) if each != cut)
-            if is_wrong(candidate := replace(stream, **{name: left})):
+            change = {name: left}
+            if is_wrong(candidate := replace(stream, **change)):
                 stream = candidate
     return stream
 

@@ -67,7 +67,7 @@ def test_what_is_kept_is_seen() -> None:
         check_level([thing], work)
     if not sys.getallocatedblocks():
         pytest.skip("blocks are not counted where PYTHONMALLOC is malloc")
-    with pytest.raises(AssertionError, match="[0-9]+ < 500"):
+    with pytest.raises(AssertionError, match=r"[0-9]+ < 500"):
         check_level([thing], lambda: kept.append([]))
 
 
