@@ -2,13 +2,13 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test soak bench bench-eviction bench-metering bench-patterns bench-store-ops bench-views peers test-tools check format lock clean
+.PHONY: help run install test soak fuzz sanitize bench bench-eviction bench-metering bench-patterns bench-store-ops bench-views peers test-tools check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
 PYTHON_CODE := $(wildcard setup.py cacheserver tests benchmarks examples deploy/*.py deploy/grafana/*.py scripts/*.py)
-SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/debian-packages scripts/container-check deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
+SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/debian-packages scripts/container-check scripts/sanitize deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
 
@@ -66,6 +66,12 @@ bench-views: install ## a view's read and put, against another revision; ARGS="-
 soak: install ## everything at once for minutes, and nothing may be wrong; ARGS="--seconds 600"
 	@.venv/bin/python -m benchmarks.soak $(ARGS)
 
+fuzz: install ## mutated requests to the fast path and to the app; ARGS="--requests 100000 --seed 7"
+	@.venv/bin/python -m tests.fuzz $(ARGS)
+
+sanitize: ## the tests and the fuzzing with the compiled parts watched by sanitizers; ARGS=thread: for races
+	@scripts/sanitize $(ARGS)
+
 peers: ## install what the benchmarks compare with, from Debian: Redis, memcached, nginx
 	@scripts/peers
 
@@ -95,6 +101,6 @@ lock: ## write requirements/*.txt anew from pyproject.toml; ARGS=--upgrade for n
 	@$(PROVISION) lock $(ARGS)
 
 clean: ## remove what make made here (the cache folder and figures of benchmarks stay)
-	@rm -rf .venv .venv-bench .venv-check .venv-gil .venv-oracle .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-sanitize .venv-sanitize-gil .venv-bench .venv-check .venv-gil .venv-oracle .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find cacheserver -name '*.so' -exec rm -f {} +
 	@find $(PYTHON_CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

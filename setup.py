@@ -21,7 +21,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 PACKAGE = "cacheserver"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
-BUILD = Path("build", sysconfig.get_config_var("SOABI"))
+# More for the compiler and the linker: what scripts/sanitize asks for. It gets folders of its own.
+MORE_FLAGS = os.environ.get("CACHESERVER_CFLAGS", "").split()
+BUILD = Path("build", *(["sanitize"] if MORE_FLAGS else []), sysconfig.get_config_var("SOABI"))
 # C files are the same for every interpreter, but not for every Cython and every set of directives.
 C_FILES = Path("build", "c", hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8])
 C_FILES /= importlib.metadata.version("cython")
@@ -48,7 +50,8 @@ def extensions() -> list[Extension]:
             ".".join(source.with_suffix("").parts),
             [str(source)],
             depends=["setup.py"],
-            extra_compile_args=FLAGS,
+            extra_compile_args=FLAGS + MORE_FLAGS,
+            extra_link_args=MORE_FLAGS,
             include_dirs=[f"{PACKAGE}/store"],
         )
         for source in sources

@@ -341,9 +341,7 @@ def _change(
     check_key(key)
     if ttl is not None:
         check_ttl(ttl)
-    there = view.find(namespace)
-    if there is not None:
-        there.check_condition(condition)
+    _check_condition(view, namespace, condition)
 
     def read() -> Entry[bytes] | None:
         found = get(view, namespace, key)
@@ -365,6 +363,17 @@ def _change(
         return value, outcome
 
     return retry(read, attempt)
+
+
+def _check_condition(view: StoreView, namespace: str, condition: Condition | None) -> None:
+    """Raise ConditionRequired where the namespace, if there is one, wants a condition."""
+    tries = 0
+    while True:
+        try:
+            there = view.find(namespace)
+            return None if there is None else there.check_condition(condition)
+        except NamespaceGone:
+            tries = _look_again(view, namespace, tries)
 
 
 def _holds(condition: Condition | None, entry: Entry[bytes] | None) -> bool:

@@ -608,6 +608,23 @@ def test_a_namespace_dropped_between_look_up_and_use(view: StoreView, store: Sto
         old.put("k", b"v", None, DEFAULT_CONTENT_TYPE, None)
 
 
+def test_a_namespace_that_was_dropped_requires_nothing(view: StoreView, store: Store) -> None:
+    """Its configuration goes with it, also for a thread that wrote to it before."""
+    verbs: list[tuple[Callable[[], object], object]] = [
+        (lambda: operations.delete(view, "users", "k"), Missing("namespace")),
+        (lambda: type(operations.put(view, "users", "k", b"v")), Written),
+        (lambda: type(operations.incr(view, "users", "n")), operations.Counted),
+        (lambda: type(operations.append(view, "users", "l", b"v")), operations.Appended),
+    ]
+    for verb, expected in verbs:
+        operations.put_namespace(store, "users", {"require_cas": True})
+        with pytest.raises(ConditionRequired):
+            operations.put(view, "users", "k", b"v")
+        operations.delete_namespace(store, "users")
+        assert verb() == expected
+        operations.delete_namespace(store, "users")
+
+
 def test_a_namespace_that_is_being_dropped_is_waited_for(view: StoreView, store: Store) -> None:
     """Its name is still there for a moment, and who writes waits until it is gone."""
     operations.put(view, "users", "k", b"v")

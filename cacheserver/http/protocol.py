@@ -92,9 +92,13 @@ class _Cycle(RequestResponseCycle):
 
     protocol: HttpProtocol
     has_given_body = False
+    is_withdrawn = False
+    """Whether the request turned out to be none, so that the app must not begin with it."""
     _app: ASGI3Application
 
     async def run_asgi(self, app: ASGI3Application) -> None:
+        if self.is_withdrawn:
+            return
         self._app = app
         await super().run_asgi(self._until_cancelled)
 
@@ -542,6 +546,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
             return
         if self.cycle.response_started:
             self._refusal = b""
+        cast("_Cycle", self.cycle).is_withdrawn = True
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         self._running = None

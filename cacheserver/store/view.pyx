@@ -41,6 +41,7 @@ cdef class NamespaceView:
     cpdef check_condition(self, condition):
         """Raise ConditionRequired where there is no condition, and has to be one."""
         if condition is None and self._require_cas:
+            self.entries._shared.check_there()  # one that was dropped requires nothing any more
             raise ConditionRequired(
                 "this namespace takes no write without a condition: send If-Match with the version "
                 "that you have read, or If-None-Match: * for a key that is not there"

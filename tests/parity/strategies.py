@@ -7,6 +7,7 @@ Versions aren't known before a server is asked, so requests hold marks of their 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -28,6 +29,20 @@ def with_versions(raw: bytes, first: int) -> bytes:
     return _MARK.sub(lambda match: b"%d" % (first + int(match[1])), raw)
 
 
+class Spelling(NamedTuple):
+    """How a client writes a header line: all that may be otherwise and means the same."""
+
+    case: Callable[[str], str]
+    before: str
+    """What stands before the value."""
+    behind: str
+    """What stands behind it."""
+
+    def of(self, line: str) -> str:
+        name, _, value = line.partition(":")
+        return f"{self.case(name)}:{self.before}{value.strip(' \t')}{self.behind}"
+
+
 @dataclass(frozen=True)
 class Request:
     """A request, in the parts that tests vary."""
@@ -42,16 +57,22 @@ class Request:
     http: str = "1.1"
     before: str = ""
     """An empty line, as some clients send one behind a body."""
+    framing_at: int = 99
+    """Before which header line stands the one that tells how the body is framed; 99: behind them."""
+    framing: Spelling | None = None
 
     def __bytes__(self) -> bytes:
-        lines = [f"{self.method} {self.target} HTTP/{self.http}", *self.lines]
+        lines = [*self.lines]
         body = self.body or b""
+        framing = f"Content-Length: {len(body)}" if self.body is not None else ""
         if self.chunks:
-            lines.append("Transfer-Encoding: chunked")
+            framing = "Transfer-Encoding: chunked"
             body = _in_chunks(body, self.chunks)
-        elif self.body is not None:
-            lines.append(f"Content-Length: {len(body)}")
-        return (self.before + "\r\n".join([*lines, "", ""])).encode("latin-1") + body
+        if framing:
+            line = framing if self.framing is None else self.framing.of(framing)
+            lines.insert(self.framing_at, line)
+        head = [f"{self.method} {self.target} HTTP/{self.http}", *lines, "", ""]
+        return (self.before + "\r\n".join(head)).encode("latin-1") + body
 
     @property
     def has_body(self) -> bool:
@@ -227,15 +248,14 @@ _bodies = st.one_of(
 )
 
 
-def _spelled(line: str, spelling: int) -> str:
-    """Return a header line as another client might write it."""
-    name, _, value = line.partition(":")
-    return [
-        line,
-        f"{name.upper()}:{value}",
-        f"{name.lower()}:{value.strip()}",
-        f"{name}: \t{value}",
-    ][spelling]
+_blanks = st.sampled_from([" ", "", "  ", "\t", " \t "])
+_spellings = st.builds(
+    Spelling,
+    st.sampled_from([str, str.lower, str.upper, str.title, str.swapcase]),
+    _blanks,
+    st.one_of(st.just(""), _blanks),
+)
+_MANY: Final = 10
 
 
 _plain_lines = st.one_of(
@@ -313,7 +333,23 @@ def _nearly_plain_requests(draw: st.DrawFn) -> Request:
     if how == 5:
         return replace(plain, chunks=draw(st.sampled_from([1, 3])))
     line = draw(st.sampled_from(OTHER_LINES) if how < 3 else _lines)
-    return replace(plain, lines=(*plain.lines, _spelled(line, draw(st.integers(0, 3)))))
+    return replace(plain, lines=(*plain.lines, draw(_spellings).of(line)))
+
+
+@st.composite
+def _requests_spelled_anyhow(draw: st.DrawFn) -> Request:
+    """A request whose header lines come in any order, case, number and white space."""
+    plain = draw(_plain)
+    known = st.one_of(_plain_lines, _plain_lines, _lines)
+    more = draw(st.lists(known, max_size=_MANY))
+    names = draw(st.lists(st.integers(0, 10**6), max_size=_MANY))
+    lines = draw(st.permutations([*plain.lines, *more, *(f"X-{name}: {name}" for name in names)]))
+    return replace(
+        plain,
+        lines=tuple(draw(_spellings).of(line) for line in lines),
+        framing_at=draw(st.integers(0, len(lines))),
+        framing=draw(_spellings),
+    )
 
 
 @st.composite
@@ -327,7 +363,7 @@ def _odd_requests(draw: st.DrawFn) -> Request:
     return Request(
         method,
         draw(_targets),
-        ("Host: test", *(_spelled(line, draw(st.integers(0, 3))) for line in lines)),
+        ("Host: test", *(draw(_spellings).of(line) for line in lines)),
         draw(_bodies) if has_body else None,
         draw(st.sampled_from([0, 0, 0, 1, 3])) if has_body and http == "1.1" else 0,
         http,
@@ -339,6 +375,7 @@ _requests = st.one_of(
     _plain_requests(),
     _verbs(),
     _numbers(),
+    _requests_spelled_anyhow(),
     _nearly_plain_requests(),
     _odd_requests(),
     _configurations(),
@@ -353,7 +390,7 @@ def _changed(draw: st.DrawFn, request: Request) -> Request:
     if how == 6:
         lines = (*lines, draw(_lines))
     elif how == 7:
-        lines = tuple(_spelled(line, draw(st.integers(0, 3))) for line in lines)
+        lines = tuple(draw(_spellings).of(line) for line in lines)
     elif how == 8:
         lines = (lines[0], *reversed(lines[1:]))
     elif how == 9:

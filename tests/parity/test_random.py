@@ -28,7 +28,7 @@ from tests.support.threads import start
 from tests.support.wire import Wire, request
 
 _SETTINGS: Final = settings(
-    max_examples=250,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
