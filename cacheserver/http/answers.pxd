@@ -51,5 +51,6 @@ cdef class Answers:
     cdef int put_conflict(self, bint is_head, uint64_t version) except -1
     cdef int put_answer(self, bint is_head, object answer) except -1
     cdef Py_ssize_t mark(self) noexcept
+    cdef int clear(self) except -1
     cdef void rewind(self, Py_ssize_t mark) noexcept
     cdef int send(self, object write, object transport) except -1

@@ -279,6 +279,13 @@ cdef class Answers:
             return self.put_bytes(answer.body)
         return self._put_whole(answer.body)
 
+    cdef int clear(self) except -1:
+        """Forget what is not sent: where a batch failed midway, it was for somebody else."""
+        self._size = 0
+        if self._pieces:
+            self._pieces = []
+        return 0
+
     cdef Py_ssize_t mark(self) noexcept:
         """Return where the next answer begins, for `rewind`."""
         return self._size
@@ -289,7 +296,10 @@ cdef class Answers:
             self._size = mark
 
     cdef int send(self, object write, object transport) except -1:
-        """Hand all to the transport at once; `write` is its method of that name."""
+        """Hand all to the transport at once; `write` is its method of that name.
+
+        A transport that is closing gets nothing: asyncio's would ask for a closed socket to be watched.
+        """
         cdef Py_ssize_t size = self._size
         cdef list pieces = self._pieces
         self._size = 0
@@ -299,5 +309,6 @@ cdef class Answers:
         self._pieces = []
         if size:
             pieces.append(PyBytes_FromStringAndSize(self._room, size))
-        transport.writelines(pieces)
+        if not transport.is_closing():
+            transport.writelines(pieces)
         return 0

@@ -497,6 +497,7 @@ cdef class FastPath:
         cdef int64_t started = clock_ns()
         self._first = 0
         self._is_full = False
+        self._answers.clear()
         while at[0] < end and number < TOGETHER and not self._is_full:
             result = read_head(text + at[0], end - at[0], head)
             if result == PARTIAL:
@@ -526,6 +527,7 @@ cdef class FastPath:
         cdef Head head
         connection._forget()
         self._first = 0
+        self._answers.clear()
         read_head(text, PyBytes_GET_SIZE(lines), &head)
         self._understand(&head)
         self._answer(&head, body)
@@ -683,7 +685,10 @@ cdef class FastPath:
                 total = operations.summed(text, wish.by, wish.initial)
             expected = _condition(frozenset((fields.version,)), None, False, False)
             content_type, ttl = content_type_of(record), KEEP
-        if view.write(wish.key, b"%d" % total, ttl, content_type, expected, &done) is not None:
+        digits = b"%d" % total
+        if PyBytes_GET_SIZE(digits) > self._max_value_size:
+            return False
+        if view.write(wish.key, digits, ttl, content_type, expected, &done) is not None:
             return False  # somebody was quicker
         self._count(head, 200)
         self._answers.put_changed(b"value", total, done.version)

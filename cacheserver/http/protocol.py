@@ -264,7 +264,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client doesn't take what is sent."""
         super().pause_writing()
-        self.ready = False
+        self._parse_kept()
         self._unsent = math.inf
         self._wait_for_client()
 

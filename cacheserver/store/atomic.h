@@ -27,7 +27,10 @@ static inline int64_t number_add(int64_t *number, int64_t more) {
 static inline int flag_get(const int *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
 static inline void flag_set(int *flag, int value) { __atomic_store_n(flag, value, __ATOMIC_SEQ_CST); }
 
-/* One mark of a hit, which others may clear meanwhile: either may be lost, as slots.py allows. */
+/* Keep what is read after this from being read before what was read before it. */
+static inline void fence(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+
+/* One mark of a hit, which others may clear meanwhile: either may be lost, as slots.pyx allows. */
 static inline unsigned char mark_get(const char *mark) {
     return __atomic_load_n((const unsigned char *)mark, __ATOMIC_RELAXED);
 }
@@ -62,7 +65,12 @@ static inline PyObject *type_of(PyObject *thing) { return (PyObject *)Py_TYPE(th
 
 /* A new tuple of a class derived from tuple, whose items are to be set at once. */
 static inline PyObject *tuple_of(PyObject *type, Py_ssize_t length) {
-    return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, length);
+    PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, length);
+#if PY_VERSION_HEX >= 0x030E0000 /* tuples keep their hash from 3.14 on, -1 until it is known */
+    if (made != NULL)
+        ((PyTupleObject *)made)->ob_hash = -1;
+#endif
+    return made;
 }
 
 #endif

@@ -16,6 +16,7 @@ cdef extern from "atomic.h" nogil:
     unsigned char mark_get(const char* mark)
     void mark_set(char* mark, unsigned char value)
     int64_t clock_ns()
+    void fence()
     int mutex_is_locked(PyMutex* mutex)
 
 

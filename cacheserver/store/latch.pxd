@@ -23,6 +23,7 @@ cdef class Latch(Mutex):
     cdef object _cause
     cdef int64_t enter(self) except -1
     cdef int leave(self) except -1
+    cdef int _check_held(self) except -1
     cdef void count(self) noexcept
 
 cdef class WaitCount:

@@ -148,10 +148,11 @@ cdef class Latch(Mutex):
 
         The latter by `perf_counter_ns`. Zeros where there was none.
         """
+        cdef int64_t waited, end
         mutex_lock(&self.observers)
-        last = self.last_waited, self.last_wait_end
+        waited, end = self.last_waited, self.last_wait_end
         mutex_unlock(&self.observers)
-        return last
+        return waited, end
 
     def take(self):
         """Take it, after every writer that asked before.
@@ -161,7 +162,8 @@ cdef class Latch(Mutex):
         return self.enter()
 
     def release(self):
-        """Give it back."""
+        """Give it back. RuntimeError where nobody has it."""
+        self._check_held()
         self.leave()
 
     def take_if_open(self):
@@ -194,7 +196,14 @@ cdef class Latch(Mutex):
         return True
 
     def _release_uncounted(self):
+        self._check_held()
         self.give_back()
+
+    cdef int _check_held(self) except -1:
+        # To let go of a mutex that nobody has ends the process.
+        if self.watched is None and not mutex_is_locked(&self.mutex):
+            raise RuntimeError("nobody holds this lock")
+        return 0
 
     cdef int64_t enter(self) except -1:
         if not flag_get(&self.is_closed) and self.take_if_free():

@@ -23,7 +23,6 @@ from cacheserver.store.entry import COMMON_CONTENT_TYPES, PACKED_UP_TO
 cdef extern from "Python.h":
     int PyUnicode_IS_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
-    int PyUnicode_Compare(object left, object right) except? -2
     uint64_t PyLong_AsUnsignedLongLong(object number) except? <uint64_t>-1
     double PyFloat_AsDouble(object number) except? -1
 
@@ -200,8 +199,7 @@ def with_slot(record, slot):
 
 # What things take in memory. The headers of objects and the rounding of the allocator depend on the
 # interpreter: with free threads it is mimalloc, else pymalloc. docs/performance.md holds the sum
-# against the
-# growth of resident memory.
+# against the growth of resident memory.
 
 cdef bint _free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -236,10 +234,10 @@ cdef int64_t _entry_cost = (
 cdef int64_t _float_cost = _allocated(sys.getsizeof(0.5))
 
 SHARE = 60
-"""Bytes that an entry takes in its stripe's dict and in the lists of its slot: 40 to 70, since a
-table that doubles as it grows has between 1.5 and 3 places for an entry. A deadline takes some 15
-more, and
-the sketch of `lfu` 25, which aren't counted."""
+"""Bytes that an entry takes in its stripe's dict and in the lists of its slot.
+
+Between 40 and 70, since a table that doubles as it grows has between 1.5 and 3 places for an entry. A
+deadline takes some 15 more, and the sketch of `lfu` 25, which aren't counted."""
 cdef int64_t _share = SHARE
 
 

@@ -27,6 +27,8 @@ cdef class NamespaceView:
     def __init__(
         self, Way entries not None, Counts counts not None, Sampler sampler not None, config
     ):
+        if counts.width < 4:
+            raise ValueError(f"a view has four counts, not {counts.width}")
         self.entries = entries
         self._counts = counts
         self._sampler = sampler

@@ -25,6 +25,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cacheserver.store.atomic cimport (
     clock_ns,
+    fence,
     flag_get,
     flag_set,
     mark_get,
@@ -39,6 +40,8 @@ from cacheserver.store.atomic cimport (
 )
 from cacheserver.store.budget cimport Quota, Short
 from cacheserver.store.counts cimport Counts
+from cacheserver.store.eviction.slots cimport Slots
+from cacheserver.store.expiry cimport Deadlines
 from cacheserver.store.record cimport (
     Fields,
     content_type_of,
@@ -195,7 +198,7 @@ cdef class StripeBase(Latch):
         return slots
 
     @slots.setter
-    def slots(self, slots):
+    def slots(self, Slots slots):
         mutex_lock(&self.observers)
         _old, self._slots = self._slots, slots
         mutex_unlock(&self.observers)
@@ -209,7 +212,7 @@ cdef class StripeBase(Latch):
         return deadlines
 
     @deadlines.setter
-    def deadlines(self, deadlines):
+    def deadlines(self, Deadlines deadlines):
         mutex_lock(&self.observers)
         _old, self._deadlines = self._deadlines, deadlines
         mutex_unlock(&self.observers)
@@ -245,6 +248,8 @@ cdef class Way:
     def _lead(self, shared, Counts counts not None, Sampler sampler not None):
         """Lead to these stripes. To be called once, before anybody knows this way."""
         clock = shared.clock
+        if counts.width < 2:
+            raise ValueError(f"hits and misses are two numbers, not {counts.width}")
         self._shared = shared
         self._room = shared.room
         self._growth = shared.room.growth
@@ -313,6 +318,8 @@ cdef class Way:
         at = place(key, bound.mask)
         PyDict_GetItemRef(PyTuple_GET_ITEM(<PyObject*>bound.dicts, at), <PyObject*>key, &found)
         if found == NULL:
+            # What comes next must not be read before this: see flag_set.
+            fence()
             # metering: begin
             count = number_add(&self._counts.numbers[MISSES], 1)
             if count >= number_get(&self._due.numbers[MISSES]):
@@ -469,9 +476,16 @@ cdef class Way:
                 record = self._record(value, version, deadline, content_type, slot)
         if created:
             stripe._slots.allocate(key)
+        try:
+            PyDict_SetItem(<PyObject*>stripe._data, <PyObject*>key, <PyObject*>record)
+        except BaseException:  # no memory, or a key's own __eq__
+            if created:
+                stripe._slots.release(slot)
+            if <PyObject*>stripe._quota != _none:
+                stripe._quota.draw(-more, -<int64_t>created, stripe._number, True)
+            raise
         number_add(&stripe._bytes, more)
         number_set(&stripe._version, version)
-        PyDict_SetItem(<PyObject*>stripe._data, <PyObject*>key, <PyObject*>record)
         if created:
             stripe._policy.add(slot)
         if deadline:

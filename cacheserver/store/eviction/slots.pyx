@@ -1,7 +1,7 @@
 """The places of a stripe's entries: what every eviction policy keeps its order and its marks by.
 
 An entry has a slot, a small number that stays the same while the entry lives. Arrays by slot hold
-what a policy needs to know, so that no object an entry is needed: a few bytes each, nothing for the
+what a policy needs to know, so that no object for each entry is needed: a few bytes each, nothing for the
 garbage collector to visit.
 
 Queues are rings of slots, linked both ways, around a sentinel that is no entry. All policies share
@@ -30,7 +30,7 @@ TRANSIT = 0
 """The queue in which entries are gathered while they go from one policy to another."""
 
 NO_MARKS = bytearray()
-"""The marks of a thread that has none yet: whatever slot it marks, it gets an IndexError."""
+"""The marks of a thread that has none yet: they have no place for any slot."""
 
 
 cdef enum:
@@ -94,11 +94,13 @@ cdef class Slots:
 
     def _grow(self):
         # By a quarter: what lies idle is never much, and there are few occasions to copy.
-        more = max(FIRST, len(self.keys) // 4)
-        self.keys.extend([None] * more)
-        self.newer.frombytes(bytes(more * self.newer.itemsize))
-        self.older.frombytes(bytes(more * self.older.itemsize))
-        self.places.extend(bytes(more))
+        # The keys come last, as all that is linked is held against their number; each is made as long
+        # as it should be, so that one that had no memory goes on where it stopped.
+        size = len(self.keys) + max(FIRST, len(self.keys) // 4)
+        for links in (self.newer, self.older):
+            links.frombytes(bytes((size - len(links)) * links.itemsize))
+        self.places.extend(bytes(size - len(self.places)))
+        self.keys.extend([None] * (size - len(self.keys)))
 
     # Marks.
 
