@@ -69,7 +69,7 @@ soak: install ## everything at once for minutes, and nothing may be wrong; ARGS=
 fuzz: install ## mutated requests to the fast path and to the app; ARGS="--requests 100000 --seed 7"
 	@.venv/bin/python -m tests.fuzz $(ARGS)
 
-sanitize: ## the tests and the fuzzing with the compiled parts watched by sanitizers; ARGS=thread: for races
+sanitize: ## the tests and the fuzzing with the compiled parts watched by sanitizers
 	@scripts/sanitize $(ARGS)
 
 peers: ## install what the benchmarks compare with, from Debian: Redis, memcached, nginx

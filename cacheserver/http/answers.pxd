@@ -9,6 +9,7 @@ cdef class Document:
     cdef bytes status_line
     cdef Py_ssize_t size
 
+
 @cython.final
 cdef class Answers:
     cdef char* _room

@@ -23,7 +23,7 @@ cdef enum:
 
 
 def _own(text):
-    """Return a copy: threads that refer to the same object would meet in its count of references."""
+    """Return a copy: threads that refer to one object would meet in its count of references."""
     return bytes(bytearray(text))
 
 
@@ -298,7 +298,8 @@ cdef class Answers:
     cdef int send(self, object write, object transport) except -1:
         """Hand all to the transport at once; `write` is its method of that name.
 
-        A transport that is closing gets nothing: asyncio's would ask for a closed socket to be watched.
+        A transport that is closing gets nothing: asyncio's would ask for a closed socket to be
+        watched.
         """
         cdef Py_ssize_t size = self._size
         cdef list pieces = self._pieces

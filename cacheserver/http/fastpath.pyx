@@ -44,8 +44,6 @@ from cacheserver.store.record cimport Fields, content_type_of, entry_of, put_ite
 from cacheserver.store.view cimport NamespaceView
 from cacheserver.store.way cimport Done
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from cacheserver import operations
 from cacheserver.errors import CacheServerError, NamespaceGone
 from cacheserver.http import bodies, conditions, kv, problems, target
@@ -55,7 +53,7 @@ from cacheserver.http.timing import trace_id
 from cacheserver.store.entry import COMMON_CONTENT_TYPES, DEFAULT_CONTENT_TYPE, KEEP
 from cacheserver.store.locks import WAITS, WaitLog
 from cacheserver.store.names import MAX_TTL, check_key
-from cacheserver.store.outcomes import Condition, Deleted, Missing
+from cacheserver.store.outcomes import Condition, Deleted
 
 cdef enum:
     TOGETHER = 64  # requests that are answered before anything is sent

@@ -27,8 +27,7 @@ cdef enum:
     IN_NAME = 8
     IN_VALUE = 16
 
-cdef unsigned char CLASSES[256]
-"""By a byte: where it may stand."""
+cdef unsigned char CLASSES[256]  # by a byte: where it may stand
 
 
 cdef void _allow(bytes characters, int where):

@@ -34,7 +34,7 @@ cdef class Mutex:
 
     @property
     def lock(self):
-        """What excludes: `acquire(blocking)`, `release()` and `locked()` as `threading.Lock` has them.
+        """What excludes: `acquire(blocking)`, `release()`, `locked()` as `threading.Lock` has them.
 
         A test may put a lock of its own here, which sees everything that happens, while nobody uses
         this.

@@ -236,7 +236,7 @@ cdef int64_t _float_cost = _allocated(sys.getsizeof(0.5))
 SHARE = 60
 """Bytes that an entry takes in its stripe's dict and in the lists of its slot.
 
-Between 40 and 70, since a table that doubles as it grows has between 1.5 and 3 places for an entry. A
+Between 40 and 70, since a table that doubles as it grows has 1.5 to 3 places for an entry. A
 deadline takes some 15 more, and the sketch of `lfu` 25, which aren't counted."""
 cdef int64_t _share = SHARE
 

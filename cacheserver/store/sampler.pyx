@@ -1,7 +1,7 @@
-"""What one thread notes of the keys that it meets: samples of reads and writes, all conflicts and waits.
+"""What a thread notes of keys that it meets: samples of reads and writes, all conflicts and waits.
 
-A `ThreadHeat` and the samplers that add to it are one thread's own. Others may take `periods` at any
-time, and read the sketches that are in them.
+A `ThreadHeat` and the samplers that add to it are one thread's own. Others may take `periods` at
+any time, and read the sketches that are in them.
 """
 
 from random import Random
@@ -72,10 +72,10 @@ cdef class ThreadHeat:
         return (<SpaceSaving>self._sketches[kind]).add(item, weight)
 
     def gap(self):
-        """Return how many to count to the next that is looked at: 1 to twice SAMPLE, which is the mean.
+        """Return how many to count to the next that is looked at: 1 to twice SAMPLE, the mean.
 
-        All are as likely, but SAMPLE itself twice. So it leads to each place in a load that comes round
-        after a power of two as often as to any other.
+        All are as likely, but SAMPLE itself twice. So it leads to each place in a load that comes
+        round after a power of two as often as to any other.
         """
         return self._bits(_GAP_BITS) or SAMPLE
 

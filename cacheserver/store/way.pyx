@@ -266,7 +266,7 @@ cdef class Way:
     # For who exchanges dicts, and holds the lock of the views.
 
     def bind(self, marks):
-        """Read from the dicts that there are now, and mark hits in these marks; None: in new ones."""
+        """Read from the dicts that there are now, and mark hits in these marks, None: new ones."""
         cdef Bound bound = Bound.__new__(Bound)
         stripes = self._shared.table.stripes
         bound.stripes = (*stripes,)  # a tuple of this way's own

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from cacheserver import operations
+from cacheserver.clock import Clock
 from cacheserver.http.access import Tokens
 from cacheserver.http.fastpath import LARGE, OPERATIONS, Connection, FastPath
 from cacheserver.http.head import MAX_HEAD
@@ -33,6 +34,7 @@ class Client(Connection):
         self.left = b""
         self.pieces: list[bytes] = []
         self.writes = 0
+        self.closing = False
 
     def accept(self, data: bytes) -> None:
         self.left += data
@@ -44,6 +46,9 @@ class Client(Connection):
         self.pieces += pieces
         self.writes += 1
         self.ready = self.ready and self.takes_all
+
+    def is_closing(self) -> bool:
+        return self.closing
 
     @property
     def received(self) -> bytes:
@@ -420,3 +425,48 @@ def test_a_mistake_of_ours_is_a_500_and_the_next_request_is_answered(
     assert b"secret" not in connection.received
     assert rest == b""
     assert "secret" in caplog.text
+
+
+class Stopped(BaseException):
+    """What ends a batch midway, as a signal's handler may."""
+
+
+def test_what_a_batch_that_failed_has_written_is_for_nobody_else() -> None:
+    """The next connection gets its own answers, and none of those that could not be sent."""
+    stopped = [False]
+
+    def monotonic() -> float:
+        if stopped[0]:
+            raise Stopped
+        return 5.0
+
+    served = Served(clock=Clock(monotonic=monotonic))
+    served.keep("secret", b"of the first")
+    operations.put(served.store.view(), "n", "mortal", b"v", ttl=60)
+    first, second = Client(served.path), Client(served.path)
+    stopped[0] = True
+    with pytest.raises(Stopped):
+        first.data_received(get("secret") + get("mortal"))
+    assert first.received == b""
+    second.data_received(get("not-there"))
+    assert statuses(second.received) == [404]
+    assert b"of the first" not in second.received
+
+
+def test_a_transport_that_is_closing_gets_no_large_value() -> None:
+    """One of asyncio's would have the loop watch a socket that is about to be closed."""
+    served = Served()
+    served.keep("large", bytes(5000))
+    client = Client(served.path)
+    client.closing = True
+    client.data_received(get("large"))
+    assert client.pieces == []
+
+
+def test_a_number_keeps_to_the_largest_value() -> None:
+    """It may not grow beyond what a value may have, however it is made."""
+    served = Served(max_value_size=1)
+    served.keep("n", b"9")
+    connection, _ = served.ask(post("incr", "n"))
+    assert statuses(connection.received) == [413]
+    assert served.store.namespace("n").read("n")[0] == b"9"  # type: ignore[index]

@@ -1,8 +1,8 @@
 """The places of a stripe's entries: what every eviction policy keeps its order and its marks by.
 
 An entry has a slot, a small number that stays the same while the entry lives. Arrays by slot hold
-what a policy needs to know, so that no object for each entry is needed: a few bytes each, nothing for the
-garbage collector to visit.
+what a policy needs to know, so that no object for each entry is needed: a few bytes each, nothing
+for the garbage collector to visit.
 
 Queues are rings of slots, linked both ways, around a sentinel that is no entry. All policies share
 the links, and every entry is in exactly one queue under each of them: to change the policy is to
@@ -94,8 +94,8 @@ cdef class Slots:
 
     def _grow(self):
         # By a quarter: what lies idle is never much, and there are few occasions to copy.
-        # The keys come last, as all that is linked is held against their number; each is made as long
-        # as it should be, so that one that had no memory goes on where it stopped.
+        # The keys come last, as all that is linked is held against their number; each is made as
+        # long as it should be, so that what had no memory goes on where it stopped.
         size = len(self.keys) + max(FIRST, len(self.keys) // 4)
         for links in (self.newer, self.older):
             links.frombytes(bytes((size - len(links)) * links.itemsize))
