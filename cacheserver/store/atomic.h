@@ -23,6 +23,16 @@ static inline int64_t number_add(int64_t *number, int64_t more) {
     return sum;
 }
 
+static inline double real_get(const double *number) {
+    double value;
+    __atomic_load(number, &value, __ATOMIC_RELAXED);
+    return value;
+}
+
+static inline void real_set(double *number, double value) {
+    __atomic_store(number, &value, __ATOMIC_RELAXED);
+}
+
 /* A flag by which one thread tells others what they must know before they go on. */
 static inline int flag_get(const int *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
 static inline void flag_set(int *flag, int value) { __atomic_store_n(flag, value, __ATOMIC_SEQ_CST); }

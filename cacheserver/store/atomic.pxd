@@ -11,6 +11,8 @@ cdef extern from "atomic.h" nogil:
     int64_t number_get(const int64_t* number)
     void number_set(int64_t* number, int64_t value)
     int64_t number_add(int64_t* number, int64_t more)
+    double real_get(const double* number)
+    void real_set(double* number, double value)
     int flag_get(const int* flag)
     void flag_set(int* flag, int value)
     unsigned char mark_get(const char* mark)

@@ -8,7 +8,7 @@ cdef class NamespaceView:
     cdef Sampler _sampler
     cdef Counts _due
     cdef double _default_ttl
-    cdef bint _require_cas
+    cdef int _require_cas
     cdef object __weakref__
     cdef object find(self, str key)
     cdef object write(

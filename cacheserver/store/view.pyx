@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from cacheserver.store.atomic cimport number_add, number_get
+from cacheserver.store.atomic cimport flag_get, flag_set, number_add, number_get, real_get, real_set
 from cacheserver.store.counts cimport Counts
 from cacheserver.store.record cimport entry_of
 from cacheserver.store.sampler cimport Sampler
@@ -37,12 +37,12 @@ cdef class NamespaceView:
 
     def obey(self, config):
         """Behave like this from now on. Any thread may say so."""
-        self._default_ttl = config.default_ttl
-        self._require_cas = config.require_cas
+        real_set(&self._default_ttl, config.default_ttl)
+        flag_set(&self._require_cas, config.require_cas)
 
     cpdef check_condition(self, condition):
         """Raise ConditionRequired where there is no condition, and has to be one."""
-        if condition is None and self._require_cas:
+        if condition is None and flag_get(&self._require_cas):
             self.entries._shared.check_there()  # one that was dropped requires nothing any more
             raise ConditionRequired(
                 "this namespace takes no write without a condition: send If-Match with the version "
@@ -76,13 +76,13 @@ cdef class NamespaceView:
         cdef double seconds = 0
         cdef bint keep = False
         if ttl is None:
-            seconds = self._default_ttl
+            seconds = real_get(&self._default_ttl)
         elif ttl is KEEP:
             keep = True
         elif ttl:
             check_ttl(ttl)
             seconds = ttl
-        if condition is None and self._require_cas:
+        if condition is None and flag_get(&self._require_cas):
             self.check_condition(None)
         conflict = self.entries.write(key, value, seconds, keep, content_type, condition, done)
         if conflict is None:
@@ -107,7 +107,7 @@ cdef class NamespaceView:
         """Give the key another deadline, None: the default's; nothing is written that counts."""
         cdef Done done
         if ttl is None:
-            ttl = self._default_ttl
+            ttl = real_get(&self._default_ttl)
         check_ttl(ttl)
         refusal = self.entries.renew(key, ttl, condition, &done)
         if refusal is None:
