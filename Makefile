@@ -2,13 +2,13 @@
 .POSIX:
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help run install test soak fuzz sanitize bench bench-eviction bench-metering bench-patterns bench-store-ops bench-views peers test-tools check format lock clean
+.PHONY: help run install test soak fuzz sanitize races bench bench-eviction bench-metering bench-patterns bench-store-ops bench-views peers test-tools check format lock clean
 
 PROVISION := scripts/provision
 TOOLS := .venv-check/bin
 # What is checked, of what is there.
 PYTHON_CODE := $(wildcard setup.py cacheserver tests benchmarks examples deploy/*.py deploy/grafana/*.py scripts/*.py)
-SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/debian-packages scripts/container-check scripts/sanitize deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
+SHELL_CODE := scripts/provision scripts/peers scripts/test-tools scripts/debian-packages scripts/container-check scripts/sanitize scripts/races deploy/trim-interpreter .ci/run $(wildcard scripts/*.sh)
 
 export PYTHON
 
@@ -71,6 +71,9 @@ fuzz: install ## mutated requests to the fast path and to the app; ARGS="--reque
 
 sanitize: ## the tests and the fuzzing with the compiled parts watched by sanitizers
 	@scripts/sanitize $(ARGS)
+
+races: install ## threads that do everything at once, watched by ThreadSanitizer; ARGS=300 for seconds
+	@scripts/races $(ARGS)
 
 peers: ## install what the benchmarks compare with, from Debian: Redis, memcached, nginx
 	@scripts/peers

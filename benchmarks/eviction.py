@@ -169,6 +169,10 @@ def replace_one(slots: Slots[int], policy: Policy, key: int) -> None:
 def bytes_of(thing: object) -> int:
     """Return the memory of slots or a policy: arrays and lists of them, keys not counted."""
     total = sys.getsizeof(thing)
+    if isinstance(thing, Slots):  # compiled: it has no dict to look into
+        return total + sum(
+            map(_held, (thing.keys, thing.newer, thing.older, thing.places, thing.reach))
+        )
     for kind in type(thing).__mro__:
         for name in getattr(kind, "__slots__", ()):
             total += _held(getattr(thing, name, None))

@@ -1,4 +1,5 @@
 from cpython cimport array
+from libc.stdint cimport int64_t
 
 cdef class Slots:
     cdef readonly list keys
@@ -6,7 +7,7 @@ cdef class Slots:
     cdef readonly array.array older
     cdef readonly bytearray places
     cdef public list reach
-    cdef public Py_ssize_t count
+    cdef int64_t _count
     cdef public unsigned int end
     cdef public unsigned int _free
     cdef public object _own_marks

@@ -8,11 +8,12 @@ NO_MARKS: Final[bytearray]
 
 class Slots[K]:
     reach: list[tuple[int, bytearray]]
-    count: int
     end: int
     _free: int
     _own_marks: bytearray | None
     def __init__(self) -> None: ...
+    @property
+    def count(self) -> int: ...
     @property
     def keys(self) -> list[K | None]: ...
     @property

@@ -22,6 +22,9 @@ from types import GenericAlias
 
 cimport cython
 from cpython.list cimport PyList_GET_SIZE
+from libc.stdint cimport int64_t
+
+from cacheserver.store.atomic cimport number_add, number_get
 
 FIRST_SLOT = 64
 """Slots below it are no entries: queues' sentinels here, and the head of a marks array there."""
@@ -57,10 +60,15 @@ cdef class Slots:
         self.older = array("I", range(FIRST))
         self.places = bytearray(FIRST)
         self.reach = []
-        self.count = 0
+        self._count = 0
         self.end = FIRST  # no slot from here on was ever in use
         self._free = 0  # the first of the slots that were given back; `newer` leads to the next
         self._own_marks = None  # of hits that the lock's holders mark
+
+    @property
+    def count(self):
+        """How many entries there are. Who only wants to draw a stripe asks without its lock."""
+        return number_get(&self._count)
 
     cpdef unsigned int allocate(self, key) except 0:
         """Return a slot for the key, without marks. A policy gets it next, by `add`."""
@@ -73,7 +81,7 @@ cdef class Slots:
                 self._grow()
             self.end = slot + 1
         self.keys[slot] = key
-        self.count += 1
+        number_add(&self._count, 1)
         for length, marks in self.reach:
             if slot < <Py_ssize_t>length:
                 marks[slot] = 0
@@ -89,7 +97,7 @@ cdef class Slots:
         self.keys[slot] = None
         self.newer.data.as_uints[slot] = self._free
         self._free = slot
-        self.count -= 1
+        number_add(&self._count, -1)
         return 0
 
     def _grow(self):
