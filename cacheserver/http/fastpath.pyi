@@ -14,6 +14,7 @@ class Wish: ...
 
 class Connection:
     transport: asyncio.Transport
+    now: Callable[[], float]
     send: Callable[[bytes], object] | None
     answered_at: float
     ready: bool

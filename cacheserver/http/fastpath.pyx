@@ -339,6 +339,8 @@ cdef class Connection:
     """
 
     cdef public object transport
+    cdef public object now
+    """Tells the time by the clock of the loop, in seconds."""
     cdef public object send
     """The transport's `write`."""
     cdef public double answered_at
@@ -347,7 +349,7 @@ cdef class Connection:
     """Whether what comes next begins where a request does, or goes on with the one that is kept."""
     cdef public FastPath fast_path
     cdef readonly double kept_since
-    """The monotonic second in which the first byte of what is kept came, 0.0 where nothing is."""
+    """When by `now` the first byte of what is kept came, 0.0 where nothing is."""
     cdef bytes _head
     cdef bytes _body
     cdef Py_ssize_t _filled
@@ -473,7 +475,7 @@ cdef class FastPath:
                     return 0
             elif result == PARTIAL and connection.ready:
                 if at > before or not since:
-                    since = clock_ns() / 1e9
+                    since = connection.now()
                 if head.body:
                     return connection._keep_body(data[at:], &head, since)
                 return connection._keep(data[at:], since)

@@ -24,6 +24,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
@@ -225,6 +226,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport, self._is_client_ahead)
         self.send = transport.write
+        self.now = self.loop.time
         self._state.recorder.connections += 1
         self._wait_for_client()
         self._timer = self.loop.call_later(self._state.idle_timeout, self._watch)
@@ -607,7 +609,8 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         if self.kept_since:
             self._due = self.kept_since + self._state.idle_timeout
         else:
-            self._due = max(self._due, self.answered_at + self._state.idle_timeout)
+            answered = now - (monotonic() - self.answered_at)  # by the loop's clock
+            self._due = max(self._due, answered + self._state.idle_timeout)
         if now >= self._due:
             if not self._is_excused():
                 self._give_up()

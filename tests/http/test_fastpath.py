@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -28,6 +29,7 @@ class Client(Connection):
     def __init__(self, path: FastPath, *, takes_all: bool = True) -> None:
         self.transport = cast("asyncio.Transport", self)
         self.send = self.write
+        self.now = monotonic
         self.fast_path = path
         self.ready = True
         self.takes_all = takes_all
@@ -435,12 +437,12 @@ def test_what_a_batch_that_failed_has_written_is_for_nobody_else() -> None:
     """The next connection gets its own answers, and none of those that could not be sent."""
     stopped = [False]
 
-    def monotonic() -> float:
+    def tell() -> float:
         if stopped[0]:
             raise Stopped
         return 5.0
 
-    served = Served(clock=Clock(monotonic=monotonic))
+    served = Served(clock=Clock(monotonic=tell))
     served.keep("secret", b"of the first")
     operations.put(served.store.view(), "n", "mortal", b"v", ttl=60)
     first, second = Client(served.path), Client(served.path)

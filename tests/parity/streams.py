@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _VERSION: Final = re.compile(rb"(?<![0-9])[0-9]{16}(?![0-9])")
+_CUT_VERSION: Final = re.compile(rb"(?<![0-9])[0-9]{1,15}(?=' is neither)")
+"""The beginning of a version, where a detail shows 64 characters of what was wrong."""
 _DATE: Final = re.compile(rb"(?m)^date: [^\r]+")
 _LENGTH: Final = re.compile(rb"(?m)^content-length: ([0-9]+)")
 _MAX_AGE: Final = re.compile(rb"(?m)^cache-control: max-age=([0-9]+)")
@@ -109,6 +111,7 @@ def _split(raw: bytes) -> list[Reply]:
 def _comparable(reply: Reply, versions: _Versions) -> Reply:
     head, body = _DATE.sub(b"date: *", reply.head), reply.body
     head = _TIMES.sub(rb"\1*\2*", head)
+    body = _CUT_VERSION.sub(b"<cut>", body)
     age = _MAX_AGE.search(head)
     head = _MAX_AGE.sub(b"cache-control: max-age=*", head)
     if _tells_of_the_process(head, body):

@@ -22,7 +22,6 @@ from types import GenericAlias
 
 cimport cython
 from cpython.list cimport PyList_GET_SIZE
-from libc.stdint cimport int64_t
 
 from cacheserver.store.atomic cimport number_add, number_get
 
