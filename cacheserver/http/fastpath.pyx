@@ -344,7 +344,7 @@ cdef class Connection:
     cdef public object send
     """The transport's `write`."""
     cdef public double answered_at
-    """The monotonic second of its last answer from here."""
+    """When by `now` its last answer from here was sent."""
     cdef public bint ready
     """Whether what comes next begins where a request does, or goes on with the one that is kept."""
     cdef public FastPath fast_path
@@ -513,7 +513,7 @@ cdef class FastPath:
             at[0] += head.size + head.body
             number += 1
         if number:
-            self._send(connection, started)
+            self._send(connection)
             self._note(text + begin, end - begin, started, started, number)
         return result
 
@@ -531,12 +531,12 @@ cdef class FastPath:
         read_head(text, PyBytes_GET_SIZE(lines), &head)
         self._understand(&head)
         self._answer(&head, body)
-        self._send(connection, started)
+        self._send(connection)
         self._note(text, PyBytes_GET_SIZE(lines), since, started, 1)
         return 0
 
-    cdef int _send(self, Connection connection, int64_t started) except -1:
-        connection.answered_at = started / 1e9
+    cdef int _send(self, Connection connection) except -1:
+        connection.answered_at = connection.now()
         return self._answers.send(connection.send, connection.transport)
 
     cdef bint _understand(self, Head* head) except -1:

@@ -24,7 +24,6 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
@@ -609,8 +608,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         if self.kept_since:
             self._due = self.kept_since + self._state.idle_timeout
         else:
-            answered = now - (monotonic() - self.answered_at)  # by the loop's clock
-            self._due = max(self._due, answered + self._state.idle_timeout)
+            self._due = max(self._due, self.answered_at + self._state.idle_timeout)
         if now >= self._due:
             if not self._is_excused():
                 self._give_up()
