@@ -131,7 +131,10 @@ def imported_when_compiled(path: Path) -> set[str]:
 def test_compiled_modules_import_downwards(path: Path) -> None:
     """import-linter does not read them: they import from their own layer and lower ones only."""
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    layers = [layer.replace("(", "").replace(")", "").split(" : ") for layer in contract["contracts"][0]["layers"]]
+    layers = [
+        layer.replace("(", "").replace(")", "").split(" : ")
+        for layer in contract["contracts"][0]["layers"]
+    ]
     rank = {name: place for place, names in enumerate(layers) for name in names}
 
     def rank_of(module: str) -> int:
