@@ -30,7 +30,8 @@ OTHERS: Final = (inprocess.ROOT / ".venv/bin/python", inprocess.ROOT / ".venv-gi
 TABLE_BYTES: Final = 100_000_000
 """About so much is kept in each case of the table."""
 TABLE_ENTRIES: Final = 200_000
-QUICK_ENTRIES: Final = 2_000
+QUICK_BYTES: Final = 5_000_000
+"""About so much is kept in each case of a quick run: much beside what an interpreter has in reserve."""
 WITHIN: Final = 0.1
 """What is counted may be off by this share of what is taken, in the cases that are targets."""
 DAY: Final = 86_400.0
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if given.quick:
         cases = [
-            dataclasses.replace(case, entries=min(case.entries, QUICK_ENTRIES))
+            dataclasses.replace(case, entries=min(case.entries, QUICK_BYTES // (case.value_size + 200)))
             for case in cases
             if case.is_target
         ]
