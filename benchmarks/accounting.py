@@ -239,7 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if given.quick:
         cases = [
-            dataclasses.replace(case, entries=min(case.entries, QUICK_BYTES // (case.value_size + 200)))
+            dataclasses.replace(
+                case, entries=min(case.entries, QUICK_BYTES // (case.value_size + 200))
+            )
             for case in cases
             if case.is_target
         ]

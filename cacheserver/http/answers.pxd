@@ -54,4 +54,4 @@ cdef class Answers:
     cdef Py_ssize_t mark(self) noexcept
     cdef int clear(self) except -1
     cdef void rewind(self, Py_ssize_t mark) noexcept
-    cdef int send(self, object write, object transport) except -1
+    cdef int send(self, int socket, object write, object transport) except -1

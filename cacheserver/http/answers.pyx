@@ -18,6 +18,18 @@ from cacheserver.http import kv
 from cacheserver.store.entry import COMMON_CONTENT_TYPES
 from cacheserver.store.outcomes import Missing
 
+cdef extern from *:
+    """
+    #include <sys/socket.h>
+    #ifndef MSG_NOSIGNAL /* macOS has none; Python ignores the signal anyway */
+    #define MSG_NOSIGNAL 0
+    #endif
+    """
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    Py_ssize_t cs_send "send"(int socket, const char* data, size_t size, int flags) noexcept
+
 cdef enum:
     COPIED_UP_TO = 4096  # bytes of a value from which on it is handed to the transport as it is
 
@@ -295,21 +307,29 @@ cdef class Answers:
         if self._size > mark:
             self._size = mark
 
-    cdef int send(self, object write, object transport) except -1:
-        """Hand all to the transport at once; `write` is its method of that name.
+    cdef int send(self, int socket, object write, object transport) except -1:
+        """Send all at once: by the socket, unless that is -1, and what it doesn't take by the transport.
 
-        A transport that is closing gets nothing: asyncio's would ask for a closed socket to be
-        watched.
+        The kernel has what it needs at hand when the request was read just before; a transport would
+        wait until all connections are read. `write` is its method of that name. One that is closing
+        gets nothing: asyncio's would ask for a closed socket to be watched.
         """
         cdef Py_ssize_t size = self._size
+        cdef Py_ssize_t sent = 0
         cdef list pieces = self._pieces
         self._size = 0
-        if not pieces:
-            write(PyBytes_FromStringAndSize(self._room, size))
+        if transport.is_closing():
+            self._pieces = []
             return 0
-        self._pieces = []
-        if size:
-            pieces.append(PyBytes_FromStringAndSize(self._room, size))
-        if not transport.is_closing():
+        if pieces:
+            self._pieces = []
+            if size:
+                pieces.append(PyBytes_FromStringAndSize(self._room, size))
             transport.writelines(pieces)
+            return 0
+        if socket >= 0 and not transport.get_write_buffer_size():
+            # An error is the transport's, which meets it again.
+            sent = max(0, cs_send(socket, self._room, size, MSG_DONTWAIT | MSG_NOSIGNAL))
+        if sent < size:
+            write(PyBytes_FromStringAndSize(self._room + sent, size - sent))
         return 0

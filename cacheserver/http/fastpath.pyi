@@ -16,6 +16,7 @@ class Connection:
     transport: asyncio.Transport
     now: Callable[[], float]
     send: Callable[[bytes], object] | None
+    socket: int
     answered_at: float
     ready: bool
     fast_path: FastPath | None

@@ -343,6 +343,8 @@ cdef class Connection:
     """Tells the time by the clock of the loop, in seconds."""
     cdef public object send
     """The transport's `write`."""
+    cdef public int socket
+    """The descriptor of the transport's socket, if what is sent by it needs no more done to it; or -1."""
     cdef public double answered_at
     """When by `now` its last answer from here was sent."""
     cdef public bint ready
@@ -354,6 +356,9 @@ cdef class Connection:
     cdef bytes _body
     cdef Py_ssize_t _filled
     cdef int64_t _body_since
+
+    def __cinit__(self, *_, **__):
+        self.socket = -1
 
     def data_received(self, bytes data not None):
         """Take what has come."""
@@ -537,7 +542,7 @@ cdef class FastPath:
 
     cdef int _send(self, Connection connection) except -1:
         connection.answered_at = connection.now()
-        return self._answers.send(connection.send, connection.transport)
+        return self._answers.send(connection.socket, connection.send, connection.transport)
 
     cdef bint _understand(self, Head* head) except -1:
         """Take what a request asks for; tell whether it is valid, and one for the fast path."""

@@ -225,6 +225,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport, self._is_client_ahead)
         self.send = transport.write
+        self.socket = _plain_socket(transport)
         self.now = self.loop.time
         self._state.recorder.connections += 1
         self._wait_for_client()
@@ -243,6 +244,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
             self._running.message_event.set()
         self.pipeline.clear()
         self._forget_unparsed()
+        self.socket = -1
         self.send = None  # which refers to the transport, as that does to this
         self._running = self.cycle = None  # type: ignore[assignment]
         self._state.recorder.connections -= 1
@@ -636,6 +638,13 @@ class HttpProtocol(Connection, HttpToolsProtocol):
             )
         else:
             self.transport.close()
+
+
+def _plain_socket(transport: asyncio.Transport) -> int:
+    """Return the descriptor of a socket that takes what the transport is given, as it is; or -1."""
+    encrypts = transport.get_extra_info("sslcontext") is not None
+    socket = transport.get_extra_info("socket")
+    return -1 if encrypts or socket is None else int(socket.fileno())
 
 
 def _headers_too_large() -> _Refused:

@@ -18,8 +18,8 @@ from cacheserver.store.store import Store
 class Transport(asyncio.Transport):
     """Keeps what is written to it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, extra: dict[str, object] | None = None) -> None:
+        super().__init__(extra)
         self.written = b""
         self._closing = False
 
