@@ -77,6 +77,11 @@ async def until(condition: Callable[[], object]) -> None:
     pytest.fail("it never came true")
 
 
+async def until_changed(transport: asyncio.WriteTransport, waits: int) -> None:
+    """Wait until another number of bytes waits in a transport."""
+    await until(lambda: transport.get_write_buffer_size() != waits)
+
+
 @pytest.mark.parametrize("make_loop", LOOPS)
 def test_what_waits_in_the_transport_goes_first(make_loop: Loops) -> None:
     """The socket has room again when the next request comes, before the loop has noticed."""
@@ -100,8 +105,7 @@ def test_what_waits_in_the_transport_goes_first(make_loop: Loops) -> None:
                 got += received(client)
                 client.sendall(get(sent) + get(sent + 1))
                 sent += 2
-                while end.transport.get_write_buffer_size() == waits:
-                    await asyncio.sleep(0)
+                await until_changed(end.transport, waits)
                 while not end.transport.get_write_buffer_size():
                     client.sendall(get(sent))
                     sent += 1

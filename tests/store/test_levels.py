@@ -45,7 +45,7 @@ def check_level(objects: list[object], work: Callable[[], object], rounds: int =
     """
     for _ in range(rounds // 10):
         work()
-    off = []
+    off: list[int] = []
     while not off or (off[-1] >= SLACK and len(off) < TRIES):
         before, blocks = levels(objects), sys.getallocatedblocks()
         for _ in range(rounds):
