@@ -308,11 +308,11 @@ cdef class Answers:
             self._size = mark
 
     cdef int send(self, int socket, object write, object transport) except -1:
-        """Send all at once: by the socket, unless that is -1, and what it doesn't take by the transport.
+        """Send all at once: by the socket, unless that is -1; what it leaves by the transport.
 
-        The kernel has what it needs at hand when the request was read just before; a transport would
-        wait until all connections are read. `write` is its method of that name. One that is closing
-        gets nothing: asyncio's would ask for a closed socket to be watched.
+        The kernel has what it needs at hand when the request was read just before; a transport
+        would wait until all connections are read. `write` is its method of that name. One that is
+        closing gets nothing: asyncio's would ask for a closed socket to be watched.
         """
         cdef Py_ssize_t size = self._size
         cdef Py_ssize_t sent = 0

@@ -344,7 +344,7 @@ cdef class Connection:
     cdef public object send
     """The transport's `write`."""
     cdef public int socket
-    """The descriptor of the transport's socket, if what is sent by it needs no more done to it; or -1."""
+    """The descriptor of the transport's socket, if that takes answers as they are; or -1."""
     cdef public double answered_at
     """When by `now` its last answer from here was sent."""
     cdef public bint ready
