@@ -207,8 +207,7 @@ cdef class Answers:
         return self._put_whole(PyBytes_FromStringAndSize(value, size) if whole is None else whole)
 
     cdef int _put_whole(self, bytes value) except -1:
-        self._pieces.append(PyBytes_FromStringAndSize(self._room, self._size))
-        self._pieces.append(value)
+        self._pieces += (PyBytes_FromStringAndSize(self._room, self._size), value)
         self._size = 0
         return 0
 
@@ -310,8 +309,7 @@ cdef class Answers:
     cdef int send(self, int socket, object write, object transport) except -1:
         """Send all at once: by the socket, unless that is -1; what it leaves by the transport.
 
-        The kernel has what it needs at hand when the request was read just before; a transport
-        would wait until all connections are read. `write` is its method of that name. One that is
+        `write` is the method of that name, which takes longer than the socket. A transport that is
         closing gets nothing: asyncio's would ask for a closed socket to be watched.
         """
         cdef Py_ssize_t size = self._size

@@ -473,14 +473,15 @@ cdef class FastPath:
                 return 0
             before = at
             result = self._answer_some(connection, data, &at, &head)
+            if at > before:
+                since = 0.0  # what is left has begun to come now
             if result == UNUSUAL:
                 if connection.ready:
                     connection.ready = False
                     connection.accept(data[at:])
                     return 0
             elif result == PARTIAL and connection.ready:
-                if at > before or not since:
-                    since = connection.now()
+                since = since or connection.now()
                 if head.body:
                     return connection._keep_body(data[at:], &head, since)
                 return connection._keep(data[at:], since)
@@ -607,26 +608,25 @@ cdef class FastPath:
             if wish.wanted.kind != ABSENT:
                 self._give(head, kv.conflict(None))
                 return True
-            self._count(head, 404)
             self._answers.put_missing(head.is_head, wish.space, wish.key)
+            self._count(head, 404)
             return True
         read_fields(record, &fields)
         if not _holds(&wish.wanted, wish.special_wanted, fields.version):
-            self._count(head, 412)
             self._answers.put_conflict(head.is_head, fields.version)
+            self._count(head, 412)
             return True
         if fields.deadline:
             left = max(0.0, fields.deadline - <double>self._clock())
         if not _is_news(&wish.news, wish.special_news, fields.version):
-            self._count(head, 304)
             self._answers.put_unchanged(fields.version, left)
+            self._count(head, 304)
             return True
         if fields.size >= LARGE_VALUE and not head.is_head:
             self._is_full = True
         if fields.code < 0:
             self._give(head, self._value(record))
             return True
-        self._count(head, 200)
         self._answers.put_value(
             head.is_head,
             fields.value,
@@ -636,6 +636,7 @@ cdef class FastPath:
             fields.code,
             left,
         )
+        self._count(head, 200)
         return True
 
     cdef object _value(self, object record):
@@ -654,16 +655,16 @@ cdef class FastPath:
         if conflict is not None:
             self._refuse(head, conflict)
             return True
-        self._count(head, 201 if done.created else 204)
         self._answers.put_written(done.created, done.version)
+        self._count(head, 201 if done.created else 204)
         return True
 
     cdef bint _delete(self, Head* head, NamespaceView view) except -1:
         cdef Wish wish = self._wish
         outcome = view.delete(wish.key, wish.condition())
         if type(outcome) is Deleted:
-            self._count(head, 204)
             self._answers.put_deleted()
+            self._count(head, 204)
         else:
             self._give(head, kv.answer_delete(outcome, wish.space, wish.key))
         return True
@@ -695,8 +696,8 @@ cdef class FastPath:
             return False
         if view.write(wish.key, digits, ttl, content_type, expected, &done) is not None:
             return False  # somebody was quicker
-        self._count(head, 200)
         self._answers.put_changed(b"value", total, done.version)
+        self._count(head, 200)
         return True
 
     cdef object _ask(self, Head* head, bytes body):
@@ -742,12 +743,14 @@ cdef class FastPath:
         """Tell what is there instead."""
         if conflict.current is None:
             return self._give(head, kv.conflict(None))
+        self._answers.put_conflict(head.is_head, conflict.current[1])
         self._count(head, 412)
-        return self._answers.put_conflict(head.is_head, conflict.current[1])
+        return 0
 
     cdef int _give(self, Head* head, object answer) except -1:
+        self._answers.put_answer(head.is_head, answer)
         self._count(head, answer.status_code)
-        return self._answers.put_answer(head.is_head, answer)
+        return 0
 
     # What is noted
 

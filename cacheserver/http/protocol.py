@@ -201,6 +201,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
         self._unsent = math.inf  # bytes the client had not taken when the timer last looked
+        self._looked_at = 0.0  # when that was
 
         self.fast_path = server_state.fast_path  # None where the app is to answer
         self._ahead = b""  # what came behind requests that are not answered yet
@@ -622,6 +623,9 @@ class HttpProtocol(Connection, HttpToolsProtocol):
 
     def _is_excused(self) -> bool:
         """Tell whether the client couldn't do better: it takes its answer slowly, or we don't read."""
+        if self.answered_at > self._looked_at:
+            self._unsent = math.inf  # what was left of other answers tells nothing of these
+        self._looked_at = self.loop.time()
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         return 0 < self._unsent < before or (self._arriving and self.flow.read_paused)
 

@@ -111,9 +111,9 @@ class Stripe[K, V](StripeBase[K, V], Slot):
 
     def put(self, key: K, record: Record[V], slot: int, created: bool, growth: int) -> None:
         """Have this record under the key."""
+        self.data[key] = record  # type: ignore[index]
         self.bytes += growth
         self.version += 1
-        self.data[key] = record  # type: ignore[index]
         if created:
             self.policy.add(slot)
         else:
@@ -121,9 +121,9 @@ class Stripe[K, V](StripeBase[K, V], Slot):
 
     def remove(self, key: K, slot: int, growth: int, evicted: bool = False) -> None:
         """Have nothing under the key. Of an evicted one the policy knows."""
+        del self.data[key]  # type: ignore[union-attr]
         self.bytes += growth
         self.version += 1
-        del self.data[key]  # type: ignore[union-attr]
         if not evicted:
             self.policy.remove(slot)
         self.slots.release(slot)
@@ -173,8 +173,8 @@ class Stripe[K, V](StripeBase[K, V], Slot):
 
     def _expire(self, key: K, record: Record[V], growth: Growth[K, V] | None) -> int:
         less = growth(key, record, None) if growth is not None else 0
-        self.expirations += 1
         self.remove(key, slot_of(record), less)
+        self.expirations += 1
         return less
 
     def evict(
@@ -184,34 +184,34 @@ class Stripe[K, V](StripeBase[K, V], Slot):
 
         Returns it and how much the bytes grew. The quota isn't told: that is for the caller.
         """
-        policy, keys, data = self.policy, self.slots.keys, self.data
-        assert data is not None
-        slot = policy.victim()
-        if slot and kept and keys[slot] in kept:
-            slot = self._victim_but(slot, kept)
+        slot = self._victim_but(kept)
         if not slot:
             return None
-        key: K = keys[slot]  # type: ignore[assignment]
-        record = data[key]
+        key: K = self.slots.keys[slot]  # type: ignore[assignment]
         try:
+            record = self.data[key]  # type: ignore[index]
             less = growth(key, record, None) if growth is not None else 0
-        except BaseException:  # somebody else's cost function
+            self.remove(key, slot, less, evicted=True)
+        except BaseException:  # somebody else's cost function, or a key's own __eq__
             self._take_in_again(slot, key)
             raise
         self.evictions = {**self.evictions, reason: self.evictions[reason] + 1}
-        self.remove(key, slot, less, evicted=True)
         return record, less
 
-    def _victim_but(self, slot: int, kept: Collection[K]) -> int:
-        """Return another victim than this one, and take in again those that are kept."""
+    def _victim_but(self, kept: Collection[K]) -> int:
+        """Return a victim whose key isn't kept, 0 where there is none. The others are taken in again."""
         keys, aside = self.slots.keys, []
-        while slot and keys[slot] in kept:
-            aside.append((slot, keys[slot]))
-            keys[slot] = None  # so that it isn't chosen again
-            slot = self.policy.victim()
-        for each, key in reversed(aside):
-            keys[each] = key
-            self._take_in_again(each, key)  # type: ignore[arg-type]
+        try:
+            while slot := self.policy.victim():
+                aside.append((slot, keys[slot]))
+                if keys[slot] not in kept:  # which may raise what a key's own __eq__ does
+                    aside.pop()
+                    break
+                keys[slot] = None  # so that it isn't chosen again
+        finally:
+            for each, key in reversed(aside):
+                keys[each] = key
+                self._take_in_again(each, key)  # type: ignore[arg-type]
         return slot
 
     def _take_in_again(self, slot: int, key: K) -> None:

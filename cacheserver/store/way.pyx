@@ -17,6 +17,7 @@ How it is safe without the GIL:
 - What takes memory is freed when the latch is released.
 """
 
+import time
 import types
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -54,7 +55,6 @@ from cacheserver.store.record cimport (
 )
 from cacheserver.store.sampler cimport Sampler
 
-from cacheserver.clock import Clock
 from cacheserver.store.budget import REASONS
 from cacheserver.store.entry import DEFAULT_CONTENT_TYPE, KEEP
 from cacheserver.store.eviction.slots import NO_MARKS
@@ -259,7 +259,7 @@ cdef class Way:
         self._due = sampler.due
         self._packs = shared.packed
         self._grows_natively = self._growth is native_growth
-        self._has_clock = type(clock) is not Clock
+        self._has_clock = clock.monotonic is not time.monotonic
         self._bound = [None]
         shared.attach(self)
 
@@ -531,9 +531,9 @@ cdef class Way:
         if current is None:
             return Missing()
         less = self._more(key, current, None)
+        PyDict_DelItem(<PyObject*>stripe._data, <PyObject*>key)
         number_add(&stripe._bytes, less)
         done.version = number_add(&stripe._version, 1)
-        PyDict_DelItem(<PyObject*>stripe._data, <PyObject*>key)
         stripe._policy.remove(fields.slot)
         stripe._slots.release(fields.slot)
         if <PyObject*>stripe._quota != _none:
@@ -600,8 +600,13 @@ cdef class Way:
             if short:  # a deadline takes a few bytes, too
                 self._room.check_fits(self._more(key, None, record), 1)
                 return self._room.full(_reasons[short], more, 0, stripe._number)
+        try:
+            PyDict_SetItem(<PyObject*>stripe._data, <PyObject*>key, <PyObject*>record)
+        except BaseException:  # no memory, or a key's own __eq__
+            if <PyObject*>stripe._quota != _none:
+                stripe._quota.draw(-more, 0, stripe._number, True)
+            raise
         number_add(&stripe._bytes, more)
-        PyDict_SetItem(<PyObject*>stripe._data, <PyObject*>key, <PyObject*>record)
         if deadline:
             stripe._deadlines.add(fields.slot, deadline, ttl)
         done.version = fields.version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any, cast
@@ -11,6 +12,7 @@ import pytest
 
 from cacheserver import operations
 from cacheserver.clock import Clock
+from cacheserver.http import kv
 from cacheserver.http.access import Tokens
 from cacheserver.http.fastpath import LARGE, OPERATIONS, Connection, FastPath
 from cacheserver.http.head import MAX_HEAD
@@ -455,14 +457,60 @@ def test_what_a_batch_that_failed_has_written_is_for_nobody_else() -> None:
     assert b"of the first" not in second.received
 
 
-def test_a_transport_that_is_closing_gets_no_large_value() -> None:
+def test_a_transport_that_is_closing_gets_nothing() -> None:
     """One of asyncio's would have the loop watch a socket that is about to be closed."""
     served = Served()
     served.keep("large", bytes(5000))
     client = Client(served.path)
     client.closing = True
-    client.data_received(get("large"))
-    assert client.pieces == []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        client.socket = theirs.fileno()
+        client.data_received(get("large"))
+        client.data_received(get("not-there"))
+        assert client.pieces == []
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
+
+
+@pytest.mark.parametrize("first", [get("k") * 64, get("large")])
+def test_the_time_of_what_is_kept_begins_with_its_own_first_byte(first: bytes) -> None:
+    """Not with that of the request before it, however many are answered first, however large."""
+    served = Served()
+    served.keep("k", b"v")
+    served.keep("large", bytes(LARGE))
+    client, now = Client(served.path), [30.0]
+    client.now = lambda: now[0]
+    client.data_received(first[:10])
+    assert client.kept_since == 30.0
+    now[0] = 31.0
+    client.data_received(first[10:] + b"GET ")
+    assert client.kept_since == 31.0
+    now[0] = 32.0
+    client.data_received(b"/v1")
+    assert client.kept_since == 31.0
+
+
+def test_a_request_whose_answer_fails_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the status of the problem that is told instead."""
+    served = Served()
+    served.keep("k", b"v")
+    monkeypatch.setattr(kv, "missing", lambda *_: operations)
+    client, _ = served.ask(get("k") + get("it's"))
+    assert statuses(client.received) == [200, 500]
+    assert served.metrics.totals().requests == {("GET", 200): 1, ("GET", 500): 1}
+
+
+def test_no_time_is_left_of_what_expires_while_it_is_read() -> None:
+    """It was there when it was looked up."""
+    times = [0.0]
+    served = Served(clock=Clock(monotonic=lambda: times.pop(0) if times[1:] else times[0]))
+    operations.put(served.store.view(), "n", "k", b"v", ttl=60)
+    times[:] = [59.0, 61.0]
+    client, _ = served.ask(get("k"))
+    assert statuses(client.received) == [200]
+    assert b"\r\ncache-control: max-age=0\r\n" in client.received
 
 
 def test_a_number_keeps_to_the_largest_value() -> None:

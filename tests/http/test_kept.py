@@ -21,6 +21,7 @@ class Transport(asyncio.Transport):
     def __init__(self, extra: dict[str, object] | None = None) -> None:
         super().__init__(extra)
         self.written = b""
+        self.unsent = 0
         self._closing = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -42,7 +43,7 @@ class Transport(asyncio.Transport):
         """Likewise."""
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unsent
 
 
 async def connect(store: Store) -> tuple[HttpProtocol, Transport]:
@@ -82,3 +83,22 @@ def test_a_body_stays_a_body_when_the_client_stops_reading() -> None:
     assert entry is not None
     assert entry[0].startswith(b"abcDELETE")
     assert written.startswith(b"HTTP/1.1 201")
+
+
+def test_a_client_that_is_slow_again_is_waited_for_again() -> None:
+    """What it had left of earlier answers tells nothing of how it takes those that followed."""
+
+    async def look() -> list[bool]:
+        protocol, transport = await connect(Store())
+        found = []
+        for unsent in (5_000, 20_000, 20_000):
+            if unsent != transport.unsent:
+                protocol.data_received(b"GET /v1/kv/n/k HTTP/1.1\r\nHost: t\r\n\r\n")
+            transport.unsent = unsent
+            await asyncio.sleep(0.01)
+            found.append(protocol._is_excused())
+            await asyncio.sleep(0.01)
+        protocol.connection_lost(None)
+        return found
+
+    assert asyncio.run(look()) == [True, True, False]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from cacheserver.store.counts import Counts
+from cacheserver.store.eviction.policy import POLICIES
 from cacheserver.store.eviction.slots import FIRST_SLOT, Slots
 from cacheserver.store.locks import Slot, WriteGate
 from cacheserver.store.namespace import NamespaceConfig
-from cacheserver.store.outcomes import Condition, Conflict, Written
+from cacheserver.store.outcomes import Condition, Conflict, Deleted, Written
 from cacheserver.store.sampler import Sampler
 from cacheserver.store.striped import StripedDict
 from cacheserver.store.view import NamespaceView
 from tests.conftest import Maker
 from tests.support.inside import stripes_of
-from tests.support.invariants import check_slots
+from tests.support.invariants import check_policy_order, check_slots
 from tests.support.outcomes import written
 
 
@@ -112,6 +115,71 @@ class Incomparable:
             raise ArithmeticError
         Incomparable.left -= 1
         return self is other
+
+
+class Alike(Incomparable):
+    """One that is equal to all others of this class."""
+
+    __hash__ = Incomparable.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) or isinstance(other, Alike)
+
+
+class Fickle:
+    """A key that is found by its hash alone, and sometimes can't be compared."""
+
+    raises = False
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        if Fickle.raises:
+            raise ArithmeticError
+        return self is other
+
+
+@pytest.mark.parametrize("change", [StripedDict.delete, partial(StripedDict.touch, ttl=50)])
+def test_a_change_whose_key_fails_changes_nothing(
+    make: Maker, change: Callable[[StripedDict[Any, Any], object], object]
+) -> None:
+    """It is found, and then can't be compared once more: what is counted stays what is there."""
+    entries = make.striped(1, max_bytes=1_000, cost=lambda _, entry: 150 if entry[2] else 100)
+    entries.put(Alike(), 1)
+    Incomparable.left = 1
+    try:
+        with pytest.raises(ArithmeticError):
+            change(entries, Alike())
+    finally:
+        Incomparable.left = 1_000
+    assert entries.statistics().bytes == 100
+    assert isinstance(entries.delete(Alike()), Deleted)
+    assert entries.statistics().bytes == 0
+    for number in range(10):
+        entries.put(number, 1)
+    assert len(entries) == 10
+
+
+@pytest.mark.parametrize("policy", [each for each in POLICIES if each != "none"])
+def test_a_victim_that_can_not_be_compared_stays_a_victim(make: Maker, policy: str) -> None:
+    """The policy had let go of it: it is taken in again, and goes later."""
+    entries = make.striped(1, max_entries=3, policy=policy)
+    for _ in range(3):
+        entries.put(Fickle(), 1)
+    for _ in range(5):
+        Fickle.raises = True
+        try:
+            with pytest.raises(ArithmeticError):
+                entries.put(Fickle(), 2)
+        finally:
+            Fickle.raises = False
+    (stripe,) = stripes_of(entries)
+    check_policy_order(stripe.policy, stripe.slots)
+    for number in range(50):
+        entries.put(number, 3)
+    assert len(entries) == 3
+    check_policy_order(stripe.policy, stripe.slots)
 
 
 def test_a_write_whose_key_fails_gives_back_what_it_took(make: Maker) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cacheserver.clock import Clock
 from cacheserver.errors import InvalidTTL, NeverFits, StoreFull
 from cacheserver.store.budget import Budget
 from cacheserver.store.entry import CONTENT_TYPE, DEADLINE, NEVER, VALUE, VERSION, Entry
@@ -170,6 +171,18 @@ def test_key_that_has_no_hash_is_refused(entries: StripedDict[Any, Any]) -> None
     for call in (entries.read, entries.delete, lambda key: entries.put(key, 1)):
         with pytest.raises(TypeError, match="unhashable"):
             call(["list"])
+
+
+def test_any_clock_is_obeyed() -> None:
+    """One that is made by handing in a function, too."""
+    now = [0.0]
+    entries = StripedDict[str, int](clock=Clock(monotonic=lambda: now[0]))
+    entries.put("k", 1, ttl=10)
+    now[0] = 9.9
+    assert entries.read("k") is not None
+    now[0] = 10.0
+    assert entries.read("k") is None
+    assert list(entries) == []
 
 
 def test_key_whose_comparison_fails_leaves_the_lock_free(entries: StripedDict[Any, Any]) -> None:
