@@ -86,6 +86,10 @@ class _Flow(FlowControl):
             # set there for one request must not be met by those that come after it.
             self._context.run(super().resume_reading)
 
+    def forget(self) -> None:
+        """Refer to the connection no more: on one that is gone, nothing is ahead."""
+        self._is_ahead = bool
+
 
 class _Cycle(RequestResponseCycle):
     """One request and its answer through the app."""
@@ -189,6 +193,8 @@ class HttpProtocol(Connection, HttpToolsProtocol):
     timer watches it: it isn't moved for every request but looks at `_due` when it goes off.
     """
 
+    flow: _Flow
+
     def __init__(
         self,
         config: Config,
@@ -247,6 +253,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         self._forget_unparsed()
         self.socket = -1
         self.send = None  # which refers to the transport, as that does to this
+        self.flow.forget()  # a connection in a cycle would stay until the next collection
         self._running = self.cycle = None  # type: ignore[assignment]
         self._state.recorder.connections -= 1
         self._state.closed += 1

@@ -179,7 +179,9 @@ class Pipe(asyncio.Transport):
     abort = close
 
     def _lose(self) -> None:
-        self.protocol.connection_lost(None)
+        """Let go of the protocol, as the transports of event loops do: the two refer to each other."""
+        protocol, self.protocol = self.protocol, None
+        protocol.connection_lost(None)
 
     def is_closing(self) -> bool:
         return self._closing

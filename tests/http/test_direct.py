@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -27,6 +29,7 @@ LOOPS: Final = [asyncio.new_event_loop, uvloop.new_event_loop]
 ANSWER: Final = re.compile(
     rb"HTTP/1\.1 200 OK\r\n(?:[a-z-]+: [^\r]*\r\n)+\r\n(?:value ([0-9]+);\.{300}|\{\"status\":\"ok\"\})"
 )
+HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n"
 SMALL: Final = 4096
 """Bytes that a socket is asked to hold: the kernel makes a few more of them."""
 
@@ -133,10 +136,7 @@ def test_answers_of_the_app_keep_their_turn(make_loop: Loops) -> None:
         client.setblocking(False)
         server.setblocking(False)
         rounds, got = 900, b""
-        requests = b"".join(
-            b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n" if number % 7 == 6 else get(number)
-            for number in range(rounds)
-        )
+        requests = b"".join(HEALTH if number % 7 == 6 else get(number) for number in range(rounds))
         with client:
             end = await serve(server)
             while got.count(b"\r\n\r\n") < rounds:
@@ -173,6 +173,33 @@ def test_a_client_that_is_gone_ends_the_connection(make_loop: Loops) -> None:
         await until(lambda: end.socket == -1)
 
     run(make_loop, converse())
+
+
+@pytest.mark.parametrize("make_loop", LOOPS)
+def test_a_connection_that_ended_is_freed_without_the_collector(make_loop: Loops) -> None:
+    """It is in no cycle, whoever answered: what is in one stays until the next collection."""
+
+    async def converse() -> None:
+        client, server = socket.socketpair()
+        client.setblocking(False)
+        server.setblocking(False)
+        end = await serve(server)
+        is_there = weakref.ref(end)
+        got = b""
+        for request in (get(1), HEALTH, get(2)[:30]):
+            client.sendall(request)
+            await asyncio.sleep(0.02)
+            got += received(client)
+        assert len(re.findall(ANSWER, got)) == 2
+        client.close()
+        del end
+        await until(lambda: is_there() is None)
+
+    gc.disable()
+    try:
+        run(make_loop, converse())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("encrypts", [True, False])
